@@ -1,0 +1,29 @@
+# Everything on a fresh machine with Python 3.11 or newer: `make quickstart`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test check bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	touch $@
+
+quickstart: $(VENV)/installed  ## the main job: a whole study on real digits
+	$(BIN)/autonat quickstart
+
+test: $(VENV)/installed  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed  ## side-by-side measurements
+	$(BIN)/python -m benchmarks.sampling
+
+clean:
+	rm -rf $(VENV)

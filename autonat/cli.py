@@ -1,0 +1,454 @@
+"""The command line. Heavy imports happen inside the commands, so that --help answers at once."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autonat.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autonat.config import Recipe
+    from autonat.execution.executor import Executor
+    from autonat.storage.store import Store, StudyRow
+
+app = typer.Typer(
+    help="Tune masked-token image generators: generation schedules and training mask ratios.",
+    epilog="Start with: autonat quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DatabaseOption = Annotated[
+    str, typer.Option("--db", envvar="AUTONAT_DB", help="Database: an SQLite file or an SQLAlchemy URL.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=0, help="Workers; 0 stays in this process. Default: one a core.", show_default=False)
+]
+ExecutorOption = Annotated[str, typer.Option(help="Where work is done: local processes, or ray.")]
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe in studies/.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the recipe, as key.subkey=value.", show_default=False)
+]
+StudyArgument = Annotated[str, typer.Argument(help="A study's name; `autonat list` shows them.")]
+DEFAULT_DATABASE = "autonat.db"
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # Without a terminal lines keep their length, so that they can be read by programs.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _executor(kind: str, workers: int | None, artifacts: Path) -> "Executor":
+    from autonat.execution.executor import InProcessExecutor, ProcessExecutor
+
+    folder = str(artifacts.resolve())
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = count if workers is None else workers
+    if kind == "ray":
+        from autonat.execution.ray_executor import RayExecutor
+
+        return RayExecutor(folder, count)
+    if kind != "local":
+        raise UserError(f"unknown executor {kind!r}, expected local or ray")
+    return ProcessExecutor(folder, count) if count else InProcessExecutor(folder)
+
+
+def _run(recipe: "Recipe", db: str, executor: str, workers: int | None) -> tuple["Store", "StudyRow"]:
+    from autonat.memo import Memo
+    from autonat.orchestrator import run_study
+    from autonat.progress import ProgressReporter
+    from autonat.storage.store import Store
+
+    store = Store.open(db)
+    reporter = ProgressReporter(_console(), store.artifacts)
+    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.folder)) as watched:
+        run_study(recipe, store, Memo(store, watched, reporter.say), reporter)
+    return store, store.study(recipe.name)
+
+
+def _opened(db: str) -> "Store":
+    from autonat.storage.store import Store
+
+    return Store.open(db, readonly=True)
+
+
+def _finished(store: "Store", name: str) -> tuple["StudyRow", dict[str, Any]]:
+    row = store.study(name)
+    if row.summary is None:
+        raise UserError(f"study {name!r} is {row.state} and has no result yet: `autonat run` its recipe to go on")
+    return row, row.summary
+
+
+def _pairs(store: "Store", row: "StudyRow", summary: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The study's laboratory, its baseline and its tuned pair."""
+    from dataclasses import replace
+
+    from pydantic import TypeAdapter
+
+    from autonat.config import Recipe
+    from autonat.search.alternation import start_of
+    from autonat.search.program import Pair
+    from models.mask_ratio import AnyMaskRatio
+    from models.schedule import GenerationSchedule
+
+    lab, baseline = start_of(Recipe.model_validate_json(row.recipe))
+    mask_ratio: Any = TypeAdapter(AnyMaskRatio).validate_python(summary["mask_ratio"])
+    schedule = TypeAdapter(GenerationSchedule).validate_python(summary["schedule"])
+    return lab, baseline, Pair(replace(baseline.training, mask_ratio=mask_ratio), schedule)
+
+
+def _mask_ratio_label(data: dict[str, Any]) -> str:
+    if data["kind"] == "beta":
+        return f"Beta({data['alpha']:g}, {data['beta']:g})"
+    return str(data["kind"])
+
+
+def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Study {name}: {summary['metric']}, seeds the search never saw", title_justify="left")
+    for column, justify in (("", "left"), ("distance", "right"), ("of the default", "right"), ("images", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    names = {
+        "baseline": "default network and schedule",
+        "tuned_schedule": "tuned schedule, same network",
+        "tuned": f"tuned pair, trained with {_mask_ratio_label(summary['mask_ratio'])}",
+        "floor": "real test images (a small sample reads high)",
+    }
+    base = summary["baseline"]["value"]
+    for key, label in names.items():
+        entry = summary[key]
+        table.add_row(
+            label,
+            f"{entry['value']:.3f} +- {entry['standard_error']:.3f}",
+            f"{entry['value'] / base:.2f}",
+            f"{entry['num_images']:,}",
+        )
+    table.caption = (
+        f"{summary['images_spent']:,} images spent by the search, {summary['trainings']} trainings, {seconds:.0f} s. "
+        "+- is one standard error."
+    )
+    return table
+
+
+def _schedule_table(schedule: dict[str, Any], title: str) -> Any:
+    from rich.table import Table
+
+    num_steps = len(schedule["sampling_temperatures"])
+    table = Table(title=title, title_justify="left")
+    table.add_column("step t")
+    for step in range(num_steps):
+        table.add_column(str(step + 1), justify="right")
+    for family in ("mask_ratios", "sampling_temperatures", "choice_temperatures", "guidance_scales"):
+        cells = [f"{value:.3f}" for value in schedule[family]]
+        table.add_row(family.replace("_", " "), *cells, *[""] * (num_steps - len(cells)))
+    return table
+
+
+def _result_json(row: "StudyRow", summary: dict[str, Any]) -> dict[str, Any]:
+    keys = ("baseline", "tuned_schedule", "tuned", "floor", "images_spent", "trainings", "mask_ratio", "schedule")
+    content = {key: summary[key] for key in keys}
+    return content | {"metric": summary["metric"], "seconds": row.seconds, "study": row.name}
+
+
+@app.command(epilog="Example: autonat quickstart --json result.json")
+def quickstart(
+    overrides: OverridesArgument = None,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file.")] = None,
+    report_file: Annotated[Path, typer.Option("--report", help="Where the HTML report goes.")] = Path(
+        "quickstart.html"
+    ),
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+) -> None:
+    """A whole study on real digits in a few minutes: training, search, report."""
+    import json
+
+    from autonat.config import load_recipe
+    from autonat.storage.files import write_atomically
+
+    recipe = load_recipe("quickstart", overrides or ())
+    store, row = _run(recipe, db, executor, workers)
+    assert row.summary is not None
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(_result_json(row, row.summary), indent=2) + "\n").encode())
+    _write_report(store, row.name, report_file)
+    console = _console()
+    console.print(_summary_table(row.name, row.summary, row.seconds))
+    console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
+    console.print(f"Report: {report_file}   Take the schedule away: autonat export {row.name} --to schedule.json")
+
+
+@app.command(epilog="Example: autonat run digits seed=1 name=digits-1")
+def run(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+) -> None:
+    """Run a recipe's study, or go on with it from wherever it was interrupted."""
+    from autonat.config import load_recipe
+
+    _, row = _run(load_recipe(recipe, overrides or ()), db, executor, workers)
+    assert row.summary is not None
+    _console().print(_summary_table(row.name, row.summary, row.seconds))
+
+
+@app.command(epilog="Example: autonat plan digits schedule.num_steps=8")
+def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: WorkersOption = None) -> None:
+    """Say what a study will cost before it starts, after a calibration of a few seconds."""
+    from autonat.config import load_recipe
+    from autonat.plan import plan as make_plan
+
+    loaded = load_recipe(recipe, overrides or ())
+    count = workers if workers is not None else os.cpu_count() or 1
+    expected = make_plan(loaded, count)
+    _console().print(
+        f"Study {loaded.name}, a typical run (a search's path depends on what it finds):\n"
+        f"  trainings       {expected.trainings} of {loaded.training.steps:,} steps\n"
+        f"  evaluations     {expected.evaluations:,}\n"
+        f"  gradients       {expected.gradients:,}\n"
+        f"  images          {expected.images:,}\n"
+        f"  forward passes  {expected.forward_passes:,} (of one image through the network)\n"
+        f"  time            about {expected.seconds / 60:.1f} min on {count or 1} workers of this machine",
+        highlight=False,
+    )
+
+
+@app.command("list", epilog="Example: autonat list --db results.db")
+def list_studies(db: DatabaseOption = DEFAULT_DATABASE) -> None:
+    """All studies in a database."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("study", "state", "default", "tuned", "images", "time"):
+        table.add_column(column, justify="left" if column in ("study", "state") else "right")
+    for row in _opened(db).studies():
+        cells = ["", "", ""]
+        if row.summary is not None:
+            cells = [
+                f"{row.summary['baseline']['value']:.3f}",
+                f"{row.summary['tuned']['value']:.3f} +- {row.summary['tuned']['standard_error']:.3f}",
+                f"{row.summary['images_spent']:,}",
+            ]
+        table.add_row(row.name, row.state, *cells, f"{row.seconds:.0f} s")
+    _console().print(table)
+
+
+@app.command(epilog="Example: autonat show quickstart")
+def show(study: StudyArgument, db: DatabaseOption = DEFAULT_DATABASE) -> None:
+    """A study's state, what it decided on the way, and its result."""
+    store = _opened(db)
+    row = store.study(study)
+    console = _console()
+    console.print(f"Study {row.name}: {row.state}, {row.seconds:.0f} s" + (f". {row.error}" if row.error else ""))
+    for entry in store.decisions(row.id):
+        if entry["purpose"] == "gradient":
+            continue
+        console.print(
+            f"  {entry['phase']}, round {entry['round']}: {_mask_ratio_label(entry['mask_ratio'])}, distance "
+            f"{entry['distance']:.3f}, gain {entry['gain']:.3f} +- {entry['gain_standard_error']:.3f}, "
+            f"{entry['spent_images']:,} images so far",
+            highlight=False,
+        )
+    if row.summary is not None:
+        console.print(_summary_table(row.name, row.summary, row.seconds))
+        console.print(_schedule_table(row.summary["baseline_schedule"], "Default schedule"))
+        console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
+
+
+@app.command(epilog="Example: autonat compare digits digits-official")
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Two studies or more.")], db: DatabaseOption = DEFAULT_DATABASE
+) -> None:
+    """Put finished studies side by side."""
+    from rich.table import Table
+
+    store = _opened(db)
+    rows = [_finished(store, name) for name in studies]
+    table = Table(title="Held-out distances, +- one standard error", title_justify="left")
+    table.add_column("")
+    for row, _ in rows:
+        table.add_column(row.name, justify="right")
+    for key, label in (("baseline", "default"), ("tuned_schedule", "tuned schedule"), ("tuned", "tuned pair")):
+        cells = [f"{summary[key]['value']:.3f} +- {summary[key]['standard_error']:.3f}" for _, summary in rows]
+        table.add_row(label, *cells)
+    table.add_row("mask ratio", *[_mask_ratio_label(summary["mask_ratio"]) for _, summary in rows])
+    table.add_row("images spent", *[f"{summary['images_spent']:,}" for _, summary in rows])
+    table.add_row("trainings", *[str(summary["trainings"]) for _, summary in rows])
+    table.add_row("time", *[f"{row.seconds:.0f} s" for row, _ in rows])
+    table.add_row("metric", *[summary["metric"] for _, summary in rows])
+    console = _console()
+    console.print(table)
+    if len({summary["metric"] for _, summary in rows}) > 1:
+        console.print("These studies were measured with different feature networks: their distances do not compare.")
+
+
+@app.command(epilog="Example: autonat best quickstart")
+def best(study: StudyArgument, db: DatabaseOption = DEFAULT_DATABASE) -> None:
+    """The best pair a study found, as JSON on standard output."""
+    import json
+
+    row, summary = _finished(_opened(db), study)
+    typer.echo(json.dumps(_result_json(row, summary), indent=2))
+
+
+@app.command(epilog="Example: autonat sample quickstart --to samples.png --per-class 12")
+def sample(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    to: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images a class and side.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """A picture of samples, a row a class: the baseline's left, the tuned pair's right, from the same noise."""
+    from autonat.storage.files import write_atomically
+
+    store = _opened(db)
+    write_atomically(to, _grid(store, study, per_class, seed))
+    _console().print(f"{to}: default left, tuned right")
+
+
+def _grid(store: "Store", study: str, per_class: int, seed: int) -> bytes:
+    from autonat.grids import sample_grid
+
+    row, summary = _finished(store, study)
+    lab, baseline, tuned = _pairs(store, row, summary)
+    _require_checkpoints(store, [baseline, tuned])
+    specs = [lab.evaluation(pair, 2 * lab.block_size, seed) for pair in (baseline, tuned)]
+    return sample_grid(store.artifacts, specs, per_class=per_class, seed=seed)
+
+
+def _require_checkpoints(store: "Store", pairs: list[Any]) -> None:
+    from autonat.specs import fingerprint
+    from autonat.storage.artifacts import file_sha256
+
+    for pair in pairs:
+        found, path = store.result(pair.training), store.artifacts.path(fingerprint(pair.training))
+        if found is None or not path.exists() or file_sha256(path) != found[1]:
+            raise UserError(f"checkpoint {path} is missing or damaged: `autonat run` the recipe to train it again")
+
+
+@app.command(epilog="Example: autonat evaluate quickstart --images 20000 --seed 7")
+def evaluate(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    images: Annotated[int, typer.Option(help="Images each.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of labels and noise, apart from the study's own.")] = 1,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+) -> None:
+    """Measure a study's baseline and tuned pair again on a seed of your choice; recorded like any evaluation."""
+    from autonat.memo import Memo
+    from autonat.progress import ProgressReporter
+    from autonat.specs import Evaluation, paired_difference
+    from autonat.storage.store import Store
+
+    store = Store.open(db) if "://" in db or Path(db).exists() else _opened(db)
+    row, summary = _finished(store, study)
+    lab, baseline, tuned = _pairs(store, row, summary)
+    try:
+        specs = [lab.evaluation(pair, images, lab.seed_for("user", seed)) for pair in (baseline, tuned)]
+    except ValueError as error:
+        raise UserError(f"--images {images}: {error}") from error
+    console = _console()
+    reporter = ProgressReporter(console, store.artifacts)
+    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.folder)) as watched:
+        results = Memo(store, watched, reporter.say).fulfil(specs)
+    evaluations = [result for result in results if isinstance(result, Evaluation)]
+    for label, evaluation in zip(("default", "tuned"), evaluations, strict=True):
+        console.print(f"{label:8} {evaluation.value:.4f} +- {evaluation.standard_error:.4f}", highlight=False)
+    change, error_of_change = paired_difference(evaluations[1], evaluations[0])
+    console.print(
+        f"change   {change:.4f} +- {error_of_change:.4f} ({images:,} images each, paired noise, {evaluations[0].metric})",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: autonat export quickstart --format improvednat --to strategy.yaml")
+def export(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option(help="The file to write.")],
+    db: DatabaseOption = DEFAULT_DATABASE,
+    format: Annotated[str, typer.Option(help="improvednat (AutoNAT's strategy YAML) or json.")] = "json",
+) -> None:
+    """Write the tuned schedule as a file for another repository."""
+    from autonat.exports import export as write
+
+    _, summary = _finished(_opened(db), study)
+    write(study, summary, format, to)
+    _console().print(f"{to}: schedule of {study} in format {format}")
+
+
+@app.command(epilog="Example: autonat report quickstart --to report.html")
+def report(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    to: Annotated[Path | None, typer.Option(help="The HTML file to write. Default: STUDY.html.")] = None,
+) -> None:
+    """Write one HTML file with a study's plots, tables and samples."""
+    path = to if to is not None else Path(f"{study}.html")
+    _write_report(_opened(db), study, path)
+    _console().print(f"Report: {path}")
+
+
+def _write_report(store: "Store", study: str, path: Path) -> None:
+    from dashboards.report import write_report
+
+    row = store.study(study)
+    grids = []
+    if row.summary is not None:
+        caption = "A row a class, default network and schedule left, tuned pair right, from the same noise."
+        grids.append((caption, _grid(store, study, per_class=8, seed=0)))
+    write_report(store, study, path, grids)
+
+
+@app.command(epilog="Example: autonat delete quickstart --yes")
+def delete(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a study, with the results and checkpoints that no other study uses."""
+    from autonat.storage.store import Store
+
+    _opened(db).study(study)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("deleting needs --yes where nobody can be asked")
+        typer.confirm(f"Delete study {study} and its checkpoints?", abort=True)
+    removed = Store.open(db).delete(study)
+    _console().print(f"Deleted {study}: {removed} results that no other study uses")
+
+
+def main() -> None:
+    """Run the command line: one line and exit status 2 for what the user can mend."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        _fail(f"{error}; what was finished is kept, so the same command goes on from there")
+
+
+def _fail(message: str) -> None:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    raise SystemExit(2)

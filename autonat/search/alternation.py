@@ -1,0 +1,100 @@
+"""AutoNAT's alternation (section 4): the schedule with the network fixed, the training mask ratio with the schedule
+fixed, and again. This is the whole study, from the first training to the held-out report."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from autonat.config import Recipe
+from autonat.search.confirm import confirm
+from autonat.search.mask_ratio_search import search_mask_ratio
+from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
+from autonat.search.schedule_search import tune_schedule
+from autonat.specs import Evaluation, Features, FeatureSpec, TrainSpec, derived_seed
+from models.mask_ratio import BetaMaskRatio
+
+
+def start_of(recipe: Recipe) -> tuple[Laboratory, Pair]:
+    """What the alternation starts from: the recipe's mask ratio and schedule."""
+    features = FeatureSpec(recipe.data, recipe.features, derived_seed(recipe.seed, "features"))
+    lab = Laboratory(features, derived_seed(recipe.seed, "search"), recipe.block_size, recipe.budget_images)
+    training = TrainSpec(
+        recipe.data, recipe.network, recipe.training, recipe.mask_ratio, derived_seed(recipe.seed, "training")
+    )
+    return lab, Pair(training, recipe.schedule.build())
+
+
+def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
+    """Search schedule and mask ratio in turn until a round brings no confirmed gain; returns the summary.
+
+    The summary's distances come from seeds that nothing before has seen.
+    """
+    lab, baseline = start_of(recipe)
+    answer = yield Ask(Phase("set-up", 0, "training"), (lab.features, *_known_from_the_start(recipe, baseline)))
+    assert answer is not None
+    features = answer[0]
+    assert isinstance(features, Features)
+
+    verdict = yield from tune_schedule(lab, Phase("schedule", 0), baseline, recipe.search)
+    tuned_schedule = best = verdict.pair
+    rounds = 0
+    while recipe.beta is not None and rounds < recipe.rounds and lab.has_budget():
+        rounds += 1
+        trained = yield from search_mask_ratio(lab, Phase("mask ratio", rounds), best, recipe.beta)
+        if trained == best:
+            break
+        verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, recipe.search)
+        judged = yield from confirm(
+            lab,
+            Phase("alternation", rounds, "confirmation"),
+            best,
+            [verdict.pair],
+            num_images=recipe.beta.images,
+            seed=lab.seed_for("alternation", rounds),
+        )
+        if judged.pair == best:
+            break
+        best = judged.pair
+
+    searched_images = lab.spent_images
+    pairs = [baseline, tuned_schedule, best]
+    seed = lab.seed_for("held-out")
+    evaluations = yield from lab.evaluate(
+        Phase("held-out", rounds, "report"), [lab.evaluation(pair, recipe.held_out_images, seed) for pair in pairs]
+    )
+    return {
+        "metric": lab.features.metric,
+        "baseline": _report(evaluations[0]),
+        "tuned_schedule": _report(evaluations[1]),
+        "tuned": _report(evaluations[2]),
+        "floor": {
+            "value": features.floor,
+            "standard_error": features.floor_standard_error,
+            "num_images": features.floor_images,
+        },
+        "test_accuracy": features.test_accuracy,
+        "images_spent": searched_images,
+        "rounds": rounds,
+        "baseline_mask_ratio": asdict(baseline.mask_ratio),
+        "baseline_schedule": asdict(baseline.schedule),
+        "first_schedule": asdict(tuned_schedule.schedule),
+        "mask_ratio": asdict(best.mask_ratio),
+        "schedule": asdict(best.schedule),
+    }
+
+
+def _report(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "value": evaluation.value,
+        "standard_error": evaluation.standard_error,
+        "num_images": evaluation.num_images,
+    }
+
+
+def _known_from_the_start(recipe: Recipe, baseline: Pair) -> list[TrainSpec]:
+    """Trainings that are certain to be needed, so that they can run side by side: the baseline's, and the centre of
+    the first line where the baseline's mask ratio is not a Beta."""
+    trainings = [baseline.training]
+    if recipe.beta is not None and not isinstance(baseline.mask_ratio, BetaMaskRatio):
+        centre = BetaMaskRatio(recipe.beta.start_alpha, recipe.beta.start_beta)
+        trainings.append(replace(baseline.training, mask_ratio=centre))
+    return trainings

@@ -1,0 +1,116 @@
+"""Searches as programs: a generator yields what it wants measured and is sent the results.
+
+A program never evaluates anything. Who runs it (``autonat.orchestrator.run_program``) looks each request up in the
+store or has it computed, so the same program runs on one machine, on a cluster or against a simulated landscape, and a
+killed one is resumed by running it again from the start.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from autonat.specs import Evaluation, EvaluationSpec, FeatureSpec, ProbeSpec, Result, Spec, TrainSpec, derived_seed
+from models.mask_ratio import AnyMaskRatio
+from models.probes import Probe
+from models.schedule import GenerationSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Where in the alternation something happens; `purpose` says what for, in a word or two."""
+
+    name: str
+    round: int
+    purpose: str = ""
+
+    def at(self, purpose: str) -> "Phase":
+        return Phase(self.name, self.round, purpose)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Requests that may run side by side; the answer is the list of their results, in this order."""
+
+    phase: Phase
+    requests: tuple[Spec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Something a search settled, for the record: what was chosen and what is known of it."""
+
+    phase: Phase
+    facts: dict[str, Any] = field(hash=False)
+
+
+T = TypeVar("T")
+Program = Generator[Ask | Decision, Sequence[Result] | None, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a study looks for: a trained network (by its mask ratio's distribution) and a schedule."""
+
+    training: TrainSpec
+    schedule: GenerationSchedule
+
+    @property
+    def mask_ratio(self) -> AnyMaskRatio:
+        return self.training.mask_ratio
+
+
+@dataclass
+class Laboratory:
+    """Turns a search's wishes into specs and counts the images they cost.
+
+    The count is of what was asked for, recorded or not, so a resumed study takes the same turns.
+    """
+
+    features: FeatureSpec
+    seed: int
+    block_size: int
+    budget_images: int | None = None
+    spent_images: int = 0
+
+    def has_budget(self) -> bool:
+        return self.budget_images is None or self.spent_images < self.budget_images
+
+    def seed_for(self, *address: int | str) -> int:
+        return derived_seed(self.seed, *address)
+
+    def evaluation(self, pair: Pair, num_images: int, seed: int, *, random_labels: bool = False) -> EvaluationSpec:
+        return EvaluationSpec(
+            training=pair.training,
+            features=self.features,
+            schedule=pair.schedule,
+            seed=seed,
+            num_images=num_images,
+            block_size=self.block_size,
+            labels="random" if random_labels else "balanced",
+        )
+
+    def evaluate(self, phase: Phase, specs: Sequence[EvaluationSpec]) -> Program[list[Evaluation]]:
+        self.spent_images += sum(spec.images for spec in specs)
+        results = yield Ask(phase, tuple(specs))
+        assert results is not None
+        evaluations = [result for result in results if isinstance(result, Evaluation)]
+        assert len(evaluations) == len(specs)
+        return evaluations
+
+    def probe(self, phase: Phase, pair: Pair, probes: Sequence[Probe], num_images: int, seed: int) -> Program[Any]:
+        spec = ProbeSpec(
+            training=pair.training,
+            features=self.features,
+            schedule=pair.schedule,
+            probes=tuple(probes),
+            seed=seed,
+            num_images=num_images,
+            block_size=self.block_size,
+        )
+        self.spent_images += spec.images
+        results = yield Ask(phase, (spec,))
+        assert results is not None
+        return results[0]
+
+    def train(self, phase: Phase, specs: Sequence[TrainSpec]) -> Program[None]:
+        yield Ask(phase, tuple(specs))

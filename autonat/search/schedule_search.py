@@ -1,0 +1,66 @@
+"""Tuning the generation schedule of one trained network."""
+
+from autonat.config import OfficialSearch, StagedSearch
+from autonat.search.confirm import Verdict, confirm
+from autonat.search.descent import descend
+from autonat.search.official import official_search
+from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
+from autonat.search.warm_start import warm_start
+
+
+def tune_schedule(
+    lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch | OfficialSearch
+) -> Program[Verdict]:
+    """The best schedule found for the network of `start`, confirmed on a fresh seed; never one that is confirmed worse.
+
+    Staged: the smooth family first, then all values, each stage's best meeting the incumbent on seeds of their own.
+    """
+    if isinstance(settings, OfficialSearch):
+        verdict = yield from _official(lab, phase, start, settings)
+    else:
+        verdict = yield from _staged(lab, phase, start, settings)
+    yield Decision(
+        phase.at("schedule"),
+        {
+            "schedule": verdict.pair.schedule,
+            "mask_ratio": verdict.pair.mask_ratio,
+            "distance": verdict.evaluation.value,
+            "standard_error": verdict.evaluation.standard_error,
+            "gain": verdict.gain,
+            "gain_standard_error": verdict.gain_standard_error,
+            "spent_images": lab.spent_images,
+        },
+    )
+    return verdict
+
+
+def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) -> Program[Verdict]:
+    verdict = None
+    incumbent = start
+    for name in ("warm start", "descent"):
+        address = (phase.name, phase.round, name)
+        if name == "warm start" and settings.warm_start is not None:
+            challengers = yield from warm_start(lab, phase, incumbent, settings.warm_start, address)
+        elif name == "descent" and settings.descent is not None:
+            challengers = yield from descend(lab, phase, incumbent, settings.descent, address)
+        else:
+            continue
+        verdict = yield from confirm(
+            lab,
+            phase.at(f"confirmation of the {name}"),
+            incumbent,
+            challengers,
+            num_images=settings.confirmation_images,
+            seed=lab.seed_for(*address, "confirmation"),
+        )
+        incumbent = verdict.pair
+    assert verdict is not None  # the recipe has at least one stage
+    return verdict
+
+
+def _official(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Verdict]:
+    found = yield from official_search(lab, phase, start, settings)
+    # As published there is no confirmation; this evaluation is for the record.
+    seed = lab.seed_for("official confirmation", phase.round)
+    (evaluation,) = yield from lab.evaluate(phase.at("confirmation"), [lab.evaluation(found, settings.images, seed)])
+    return Verdict(found, evaluation, 0.0, 0.0)

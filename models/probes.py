@@ -1,0 +1,106 @@
+"""What a distance gains or loses when one value of the schedule changes: the raw material of gradients.
+
+Base and probes share labels and noise (common random numbers), and a probe of step t shares everything before step t
+and the network's pass at step t with the base: only later steps are run again.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.evaluate import Block, Generator, dithers
+from models.features import DigitClassifier
+from models.frechet import Influence
+from models.sample import Canvas, Knobs, Prediction, Step, advance, guided_logits, predict
+from models.schedule import FAMILIES, GenerationSchedule
+
+KNOB_OF_FAMILY = {
+    "mask_ratios": "mask_ratio",
+    "sampling_temperatures": "sampling_temperature",
+    "choice_temperatures": "choice_temperature",
+    "guidance_scales": "guidance_scale",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The schedule with one value replaced."""
+
+    family: str
+    step: int
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown family {self.family!r}, expected one of {', '.join(FAMILIES)}")
+
+
+def probe_tokens(
+    generator: Generator, schedule: GenerationSchedule, probes: tuple[Probe, ...], block: Block
+) -> tuple[Tensor, list[Tensor]]:
+    """Codes [B, L] of the base schedule and of every probe, with dithered mask counts.
+
+    Each equals what ``sample`` gives for that schedule. The unconditional branch runs at every step, as a probe may
+    bring guidance in where the base has none.
+    """
+    labels_B = generator.labels(block)
+    noise = generator.noise(block)
+    offsets = dithers(schedule.num_steps, block)
+    draw = [noise.draw(step) for step in range(schedule.num_steps)]
+    choice = [noise.choice(step) for step in range(schedule.num_steps)]
+
+    def look(canvas: Canvas, reused: tuple[Any, Any]) -> Prediction:
+        return predict(generator.network, canvas, labels_B, reused, first_logits=generator.first_logits)
+
+    def act(canvas: Canvas, seen: Prediction, step: int, knobs: Knobs) -> Step:
+        logits = guided_logits(seen.conditional_BNK, seen.unconditional_BNK, knobs.guidance_scale)
+        return advance(canvas, seen.positions_BN, logits, knobs, draw[step], choice[step])
+
+    def finish(taken: Step, seen: Prediction, step: int) -> Tensor:
+        """Run on from an altered step with the base schedule."""
+        for later in range(step + 1, schedule.num_steps):
+            if taken.canvas.num_masked == 0:
+                break
+            seen = look(taken.canvas, seen.reused)
+            taken = act(taken.canvas, seen, later, Knobs.at(schedule, later, offsets[later]))
+        return taken.sampled_BL
+
+    config = generator.network.config
+    canvas = Canvas.empty(len(labels_B), config.num_tokens, config.codebook_size, labels_B.device)
+    reused: tuple[Any, Any] = (None, None)
+    probed: dict[int, Tensor] = {}
+    for step in range(schedule.num_steps):
+        seen = look(canvas, reused)
+        knobs = Knobs.at(schedule, step, offsets[step])
+        for number, probe in enumerate(probes):
+            if probe.step == step:
+                change: dict[str, Any] = {KNOB_OF_FAMILY[probe.family]: probe.value}
+                altered = replace(knobs, **change)
+                probed[number] = finish(act(canvas, seen, step, altered), seen, step)
+        taken = act(canvas, seen, step, knobs)
+        canvas, reused = taken.canvas, seen.reused
+        if canvas.num_masked == 0:
+            break
+    # A probe of a step that was never reached changes nothing.
+    return taken.sampled_BL, [probed.get(number, taken.sampled_BL) for number in range(len(probes))]
+
+
+@torch.inference_mode()
+def probe_block(
+    generator: Generator,
+    features: DigitClassifier,
+    influence: Influence,
+    schedule: GenerationSchedule,
+    probes: tuple[Probe, ...],
+    block: Block,
+) -> list[float]:
+    """For each probe, the block's mean of psi(probe) - psi(base): its share in the change of the distance."""
+
+    def score(tokens_BL: Tensor) -> Tensor:
+        return influence.of_features(features.features(generator.tokenizer.decode(tokens_BL)))
+
+    base_BL, probed = probe_tokens(generator, schedule, probes, block)
+    base_B = score(base_BL)
+    return [float((score(tokens_BL) - base_B).mean()) for tokens_BL in probed]

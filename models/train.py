@@ -1,0 +1,223 @@
+"""Training a network on tokens (ENAT, arXiv 2411.06959, section 4; MaskGIT's objective).
+
+B images a batch, L tokens, K codes. Every random choice has an address (seed, step), so a training resumed from its
+last checkpoint ends in the same bits as one that was never interrupted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.checkpoint import CheckpointError, build_network, load_tensors, save_tensors
+from models.enat import ENAT, ENATConfig
+from models.mask_ratio import MaskRatio
+from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
+from models.random_streams import stream
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    learning_rate rises linearly over `warmup_steps` and then stays (`decay: constant`) or falls to 0 along a cosine.
+    ratio_groups: a batch is cut into that many groups, each with one mask ratio: the official code draws one ratio a
+    call and GPU, so 8 GPUs give 8 ratios a step.
+    reuse_probability: how often a batch is preceded by a pass with further tokens masked, whose features it reuses.
+    class_dropout: how often a label is replaced by the null class, which guidance needs.
+    checkpoint_every_steps: how often the state is written to disk; does not change the result.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    steps: int = 300_000
+    batch_size: int = 2048
+    learning_rate: float = 4e-4
+    warmup_steps: int = 5_000
+    decay: str = "constant"
+    weight_decay: float = 0.03
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.96
+    ema_decay: float = 0.9999
+    label_smoothing: float = 0.1
+    class_dropout: float = 0.1
+    reuse_probability: float = 0.5
+    ratio_groups: int = 8
+    checkpoint_every_steps: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "ratio_groups", "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("label_smoothing", "class_dropout", "reuse_probability", "ema_decay", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.batch_size % self.ratio_groups:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of ratio_groups {self.ratio_groups}")
+        if self.decay not in ("constant", "cosine"):
+            raise ValueError(f"decay must be 'constant' or 'cosine', got {self.decay!r}")
+
+
+def learning_rate_at(config: TrainingConfig, step: int) -> float:
+    """The learning rate of step 0, 1, ..."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
+
+
+def batch_indices(num_images: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Which images step `step` uses: the data set in a new order every epoch, every image once an epoch."""
+    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    epoch, offset = position // num_images, position % num_images
+    indices = np.empty(batch_size, dtype=np.int64)
+    for value in np.unique(epoch):
+        order = np.argsort(stream(seed, "epoch", int(value)).random(num_images), kind="stable")
+        chosen = epoch == value
+        indices[chosen] = order[offset[chosen]]
+    return indices
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy over tokens whose target is not -1, with label smoothing a: (1 - a) nll + a mean_k(-log p_k).
+
+    logits [..., K], targets int64 [...].
+    """
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1, label_smoothing=label_smoothing)
+
+
+def _group_loss(
+    network: ENAT,
+    average: ENAT,
+    tokens_BL: Tensor,
+    labels_B: Tensor,
+    mask_ratio: MaskRatio,
+    config: TrainingConfig,
+    generator: np.random.Generator,
+) -> Tensor:
+    batch, length = tokens_BL.shape
+    count = int(draw_masked_counts(mask_ratio, 1, length, generator, keep_one_visible=True)[0])
+    reuse, extra_uniform = generator.random() < config.reuse_probability, generator.random()
+    uniform_BL = torch.from_numpy(generator.random((batch, length)))
+    further_BL = torch.from_numpy(generator.random((batch, length)))
+    dropped_B = torch.from_numpy(generator.random(batch)) < config.class_dropout
+
+    masked_BL = mask_from_uniform(uniform_BL, torch.full((batch,), count)).to(tokens_BL.device)
+    labels_B = labels_B.masked_fill(dropped_B.to(labels_B.device), network.null_class)
+    reused = None
+    if reuse:
+        extra = extra_masked_count(length - count, float(extra_uniform))
+        earlier_BL = mask_further(masked_BL, further_BL.to(masked_BL.device), extra)
+        with torch.no_grad():
+            reused = average(tokens_BL, earlier_BL, labels_B, None, count + extra)
+    state = network(tokens_BL, masked_BL, labels_B, reused, count)
+    # Boolean indexing of equal rows keeps the rows; the loss is over masked tokens alone.
+    features = state.features_BLD[masked_BL].reshape(batch, count, -1)
+    return masked_cross_entropy(
+        network.logits(features), tokens_BL[masked_BL].reshape(batch, count), config.label_smoothing
+    )
+
+
+def train(
+    network_config: ENATConfig,
+    config: TrainingConfig,
+    mask_ratio: MaskRatio,
+    tokens_NL: Tensor,
+    labels_N: Tensor,
+    seed: int,
+    *,
+    state_path: Path | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> tuple[ENAT, float]:
+    """Train a network and return its EMA (evaluation mode) and the mean loss of the last tenth of the steps.
+
+    tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. state_path: where the training state
+    is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
+    is called now and then.
+    """
+    device = tokens_NL.device
+    network = build_network(network_config).initialise(torch.Generator().manual_seed(seed)).to(device).train()
+    average = build_network(network_config).to(device).eval()
+    average.load_state_dict(network.state_dict())
+    average.requires_grad_(False)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    # The same parameters as plain tensors, for the moving average.
+    values: list[Tensor] = list(trained)
+    averaged: list[Tensor] = [
+        parameter for name, parameter in average.named_parameters() if not name.startswith("prev_embedder")
+    ]
+    optimiser = torch.optim.AdamW(
+        trained,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    for parameter in trained:  # state exists from the start, so that saving and loading need no special case
+        optimiser.state[parameter] = {
+            "step": torch.zeros((), device=device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    tail = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number of the last tenth's losses
+
+    def state() -> dict[str, Tensor]:
+        tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+        for number, parameter in enumerate(trained):
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in optimiser.state[parameter].items()}
+        return tensors | {"tail": tail}
+
+    start = 0
+    if state_path is not None and state_path.exists():
+        try:
+            tensors, metadata = load_tensors(state_path)
+            current = state()
+            if tensors.keys() != current.keys():
+                raise CheckpointError(f"{state_path} is the state of another training")
+            with torch.no_grad():
+                for name, value in current.items():
+                    value.copy_(tensors[name])
+            start = int(metadata["step"])
+        except (CheckpointError, KeyError, RuntimeError):
+            state_path.unlink(missing_ok=True)  # half written or of another version: begin again
+            return train(network_config, config, mask_ratio, tokens_NL, labels_N, seed,
+                         state_path=state_path, progress=progress)  # fmt: skip
+
+    tail_start = config.steps - max(1, config.steps // 10)
+    for step in range(start, config.steps):
+        indices = torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)).to(device)
+        tokens_BL, labels_B = tokens_NL[indices], labels_N[indices]
+        losses = [
+            _group_loss(network, average, tokens, labels, mask_ratio, config, stream(seed, "train", step, group))
+            for group, (tokens, labels) in enumerate(
+                zip(tokens_BL.chunk(config.ratio_groups), labels_B.chunk(config.ratio_groups), strict=True)
+            )
+        ]
+        loss = torch.stack(losses).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate_at(config, step)
+        optimiser.step()
+        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(averaged, values, 1 - decay)
+        if step >= tail_start:
+            tail += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64, device=device)])
+        done = step + 1
+        if progress is not None and (done % 50 == 0 or done == config.steps):
+            progress(done, float(loss.detach()))
+        if state_path is not None and done % config.checkpoint_every_steps == 0 and done < config.steps:
+            save_tensors(state_path, state(), {"step": done})
+    if state_path is not None:
+        state_path.unlink(missing_ok=True)
+    return average, float(tail[0] / tail[1])

@@ -1,0 +1,1 @@
+"""Recipes, one YAML file a study; ``autonat run NAME`` finds them here."""
