@@ -372,7 +372,7 @@ def evaluate(
         console.print(f"{label:8} {evaluation.value:.4f} +- {evaluation.standard_error:.4f}", highlight=False)
     change, error_of_change = paired_difference(evaluations[1], evaluations[0])
     console.print(
-        f"change   {change:.4f} +- {error_of_change:.4f} ({images:,} images each, paired noise, {evaluations[0].metric})",
+        f"change   {change:.4f} +- {error_of_change:.4f}  {evaluations[0].metric}, {images:,} images each, paired noise",
         highlight=False,
     )
 

@@ -8,6 +8,7 @@ Shapes: B images, L tokens, K codes, D width; at one step P tokens were visible 
 since, M are masked, P + V + M = L, the same counts in the whole batch.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
@@ -20,8 +21,11 @@ from torch import Tensor, nn
 class ENATConfig:
     """Sizes of an ENAT. Raises ValueError where they do not fit together.
 
-    embedding_std: standard deviation of the initial word and position embeddings. The word embedding is also the
+    embedding_std: standard deviation of the initial word, class and position embeddings. The word embedding is also the
     output weight but gets no gradient there, so a narrow network learns faster with a larger one.
+    initial_positions: `normal` as the official code, or `sinusoidal`: learned all the same, but neighbours on the square
+    grid begin alike, so that a short training finds out to look at them (without it the digits' network spends its
+    first thousand steps on what a position and a class say alone).
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -35,6 +39,7 @@ class ENATConfig:
     decoder_blocks: int = 2
     mlp_ratio: float = 4.0
     embedding_std: float = 0.02
+    initial_positions: Literal["normal", "sinusoidal"] = "normal"
     kind: Literal["enat"] = "enat"
 
     def __post_init__(self) -> None:
@@ -45,6 +50,12 @@ class ENATConfig:
             raise ValueError(f"encoder_blocks must not be negative, got {self.encoder_blocks}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.initial_positions not in ("normal", "sinusoidal"):
+            raise ValueError(f"initial_positions must be 'normal' or 'sinusoidal', got {self.initial_positions!r}")
+        if self.initial_positions == "sinusoidal" and (
+            self.width % 4 or math.isqrt(self.num_tokens) ** 2 != self.num_tokens
+        ):
+            raise ValueError("sinusoidal positions need a square grid and a width that is a multiple of 4")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -176,6 +187,16 @@ def _gather(x_BLD: Tensor, positions_BN: Tensor) -> Tensor:
     return x_BLD.gather(1, positions_BN[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
+def _sinusoidal_grid(num_tokens: int, width: int) -> Tensor:
+    """[L, D]: sines and cosines of row and column, a quarter of the width each; the longest wave is four grids."""
+    side, quarter = math.isqrt(num_tokens), width // 4
+    frequencies = math.pi / 2 * side ** -(torch.arange(quarter) / quarter)
+    angles = torch.arange(side)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = line[:, None].expand(side, side, -1), line[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(num_tokens, width)
+
+
 class ENAT(nn.Module):
     """The network. ``forward`` gives features, ``logits`` turns features into predictions over the codebook."""
 
@@ -211,12 +232,15 @@ class ENAT(nn.Module):
                 is_norm_gain = name.endswith(("LayerNorm.weight", "norm.weight", "ln.weight"))
                 parameter.fill_(1.0 if is_norm_gain else 0.0)
             elif name.startswith(("x_embedder", "y_embedder")):
-                std = self.config.embedding_std if name.startswith("x_embedder") else 0.02
-                parameter.normal_(0.0, std, generator=generator)
+                parameter.normal_(0.0, self.config.embedding_std, generator=generator)
             elif "adaLN_modulation" in name:
                 parameter.zero_()
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
+        if self.config.initial_positions == "sinusoidal":
+            self.x_embedder.position_embeddings.weight.copy_(
+                1.5 * self.config.embedding_std * _sinusoidal_grid(self.config.num_tokens, self.config.width)
+            )
         return self
 
     def forward(

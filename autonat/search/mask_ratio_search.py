@@ -65,14 +65,16 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
             if best != centre:
                 centre, improved = best, True
 
-    change, error = paired_difference(measured[centre], base)
+    change, error = 0.0, 0.0
+    if centre in measured:  # not so where the budget ended before the first line
+        change, error = paired_difference(measured[centre], base)
     kept = pair_of(centre) if change < -error else incumbent
     yield Decision(
         phase.at("mask ratio"),
         {
             "mask_ratio": kept.mask_ratio,
             "schedule": kept.schedule,
-            "distance": (measured[centre] if kept is not incumbent else base).value,
+            "distance": (base if kept is incumbent else measured[centre]).value,
             "gain": -change,
             "gain_standard_error": error,
             "candidates": [

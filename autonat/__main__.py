@@ -1,0 +1,3 @@
+from autonat.cli import main
+
+main()

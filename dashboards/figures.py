@@ -1,0 +1,433 @@
+"""Figures of the frames: each function takes a frame of ``dashboards.frames`` and gives a Plotly figure.
+
+Nothing is read or measured here. An empty frame gives an empty figure that says so. Colours are Okabe and Ito's, which
+people with any colour vision tell apart; symbols, dashes and widths repeat what a colour says.
+"""
+
+import html
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.frames import BASELINE, FOUND, HELD_OUT, component_label, mask_ratio_from
+from models.schedule import FAMILIES
+
+BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
+VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#7F7F7F"
+
+IMAGES = "generated images spent"
+STEP = "decoding step t"
+FAMILY_TITLES = {
+    "mask_ratios": "mask ratio r(t)",
+    "sampling_temperatures": "sampling temp. τ₁(t)",
+    "choice_temperatures": "choice temp. τ₂(t)",
+    "guidance_scales": "guidance w(t)",
+}
+# What a search measures for: colour and symbol.
+STAGES = {
+    "warm start": (SKY, "circle"),
+    "gradient": (GREEN, "triangle-up"),
+    "confirmation": (PURPLE, "square"),
+    "mask ratio line": (ORANGE, "cross"),
+}
+ROLES = {
+    BASELINE: (GREY, "diamond"),
+    "tuned schedule": (VERMILLION, "diamond-open"),
+    "tuned pair": (VERMILLION, "diamond"),
+    HELD_OUT: (VERMILLION, "diamond-x"),
+}
+STUDY_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
+STUDY_DASHES = ("solid", "dash", "dot", "dashdot")
+HEIGHT = 420
+
+
+def template(*, dark: bool = False) -> go.layout.Template:
+    """The plain look of all figures, on a light or a dark page."""
+    text, grid = ("#E6E6E6", "#3A3F46") if dark else ("#222222", "#E3E5E8")
+    axis = {
+        "automargin": True,
+        "gridcolor": grid,
+        "linecolor": text,
+        "showgrid": True,
+        "showline": True,
+        "ticks": "outside",
+        "tickcolor": text,
+        "title": {"standoff": 8},
+        "zeroline": False,
+    }
+    clear = "rgba(0,0,0,0)"
+    return go.layout.Template(
+        layout={
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": text},
+            "paper_bgcolor": clear,
+            "plot_bgcolor": clear,
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+            "margin": {"l": 12, "r": 12, "t": 24, "b": 12},
+            "hoverlabel": {"font": {"family": "system-ui, sans-serif"}},
+        }
+    )
+
+
+def _figure(figure: go.Figure | None = None, height: int = HEIGHT) -> go.Figure:
+    figure = go.Figure() if figure is None else figure
+    # autosize: the width is the page's.
+    return figure.update_layout(template=template(), height=height, autosize=True)
+
+
+def _nothing(what: str) -> go.Figure:
+    figure = _figure(height=160)
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+    return figure.add_annotation(text=f"no {what} recorded yet", showarrow=False, **place)
+
+
+def _text(value: object) -> str:
+    """Plotly reads a small HTML in its texts: names from a database must stay text."""
+    return html.escape(str(value), quote=False)
+
+
+def _metric(frame: pd.DataFrame) -> str:
+    names = frame["metric"].dropna().unique()
+    return _text(names[0]) if len(names) == 1 else "distance"
+
+
+def _distance_axis(figure: go.Figure, values: pd.Series, title: str) -> None:
+    """Logarithmic, as one bad candidate may be thirty times the good ones; a distance of 0 has no place there."""
+    logarithmic = bool((values > 0).all())
+    figure.update_yaxes(title_text=title, type="log" if logarithmic else "linear")
+    if logarithmic:
+        narrow = values.max() / values.min() < 8
+        figure.update_yaxes(dtick="D1" if narrow else "D2", tickformat="~g")
+
+
+def _errors(frame: pd.DataFrame) -> list[str]:
+    return [f" ± {error:.3g}" if np.isfinite(error) else "" for error in frame["standard_error"]]
+
+
+def _evaluation_hover(frame: pd.DataFrame) -> list[str]:
+    return [
+        f"{_text(row.phase)}, round {row.round}: {_text(row.purpose)}<br>{row.value:.4g}{error} "
+        f"({row.num_images:,} images)<br>{_text(row.mask_ratio)}<br>{row.images_spent:,} images spent"
+        for row, error in zip(frame.itertuples(), _errors(frame), strict=True)
+    ]
+
+
+def _stage(purpose: str) -> str:
+    """Few entries for the legend, as it shares the figure's height on a narrow page; the hover has the purpose."""
+    if purpose.startswith("confirmation"):
+        return "confirmation"
+    return "mask ratio line" if purpose == "line" else purpose
+
+
+def distance_over_images(evaluations: pd.DataFrame) -> go.Figure:
+    """Distance (log scale) over generated images, from ``evaluations_frame``.
+
+    Traces: one a search stage (faint; confirmations are stronger), "best so far" (a step line for each sample count),
+    the held-out points with one standard error, and the baseline's held-out distance as a dashed line.
+    """
+    if evaluations.empty:
+        return _nothing("distances")
+    figure = _figure(height=460)
+    held_out = evaluations["phase"] == HELD_OUT
+    search = evaluations[~held_out]
+    for stage, part in search.groupby(search["purpose"].map(_stage), sort=False):
+        colour, symbol = STAGES.get(str(stage), (GREY, "x"))
+        confirms = bool(part["is_confirmation"].all())
+        figure.add_scatter(
+            x=part["images_spent"],
+            y=part["value"],
+            mode="markers",
+            name=_text(stage),
+            marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 0.8 if confirms else 0.5},
+            text=_evaluation_hover(part),
+            hovertemplate="%{text}<extra></extra>",
+        )
+    end = evaluations["images_spent"].max()
+    groups = search[search["is_confirmation"]].groupby(["metric", "num_images"], sort=False)
+    for (_, num_images), part in groups:
+        figure.add_scatter(
+            x=[*part["images_spent"], end],
+            y=[*part["best_so_far"], part["best_so_far"].iloc[-1]],
+            mode="lines",
+            line={"color": BLUE, "width": 2, "shape": "hv"},
+            name="best so far" if len(groups) == 1 else f"best so far ({num_images:,} images)",
+            hovertemplate="best so far %{y:.4g}<extra></extra>",
+        )
+    for role, part in evaluations[held_out].groupby("role", sort=False):
+        colour, symbol = ROLES[str(role)]
+        if role == BASELINE:
+            level = part["value"].iloc[-1]
+            figure.add_scatter(
+                x=[0, end],
+                y=[level, level],
+                mode="lines",
+                line={"color": colour, "width": 1.5, "dash": "dash"},
+                name="baseline level",
+                legendgroup=BASELINE,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        figure.add_scatter(
+            x=part["images_spent"],
+            y=part["value"],
+            error_y={"type": "data", "array": part["standard_error"], "thickness": 2, "width": 5},
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
+            name=_text(role),
+            legendgroup=_text(role),
+            text=_evaluation_hover(part),
+            hovertemplate="%{text}<extra></extra>",
+        )
+    figure.update_xaxes(title_text=IMAGES, rangemode="tozero")
+    _distance_axis(figure, evaluations["value"], _metric(evaluations))
+    return figure
+
+
+def compare(evaluations: pd.DataFrame) -> go.Figure:
+    """Several studies over images spent, from ``comparison_frame``: best so far and, with error bars, held-out points.
+
+    Studies with other metrics do not compare: the axis then says so.
+    """
+    if evaluations.empty:
+        return _nothing("distances")
+    figure = _figure(height=460)
+    for index, (study, part) in enumerate(evaluations.groupby("study", sort=False)):
+        colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
+        dash = STUDY_DASHES[index // len(STUDY_COLOURS) % len(STUDY_DASHES)]
+        held_out = part[part["phase"] == HELD_OUT]
+        confirmations = part[part["is_confirmation"]]
+        named = False
+        for _, group in confirmations.groupby(["metric", "num_images"], sort=False):
+            figure.add_scatter(
+                x=[*group["images_spent"], part["images_spent"].max()],
+                y=[*group["best_so_far"], group["best_so_far"].iloc[-1]],
+                mode="lines",
+                line={"color": colour, "width": 2, "shape": "hv", "dash": dash},
+                name=_text(study),
+                legendgroup=_text(study),
+                showlegend=not named,
+                hovertemplate=f"{_text(study)}: best so far %{{y:.4g}}<extra></extra>",
+            )
+            named = True
+        if len(held_out):
+            figure.add_scatter(
+                x=held_out["images_spent"],
+                y=held_out["value"],
+                error_y={"type": "data", "array": held_out["standard_error"], "thickness": 2, "width": 5},
+                mode="markers",
+                marker={"color": colour, "size": 10, "symbol": [ROLES[role][1] for role in held_out["role"]]},
+                name=_text(study),
+                legendgroup=_text(study),
+                showlegend=not named,
+                text=[f"{_text(study)}<br>{text}" for text in _evaluation_hover(held_out)],
+                hovertemplate="%{text}<extra></extra>",
+            )
+    several = evaluations["metric"].nunique() > 1
+    figure.update_xaxes(title_text=IMAGES, rangemode="tozero")
+    _distance_axis(
+        figure, evaluations["value"], "distance, metrics that do not compare" if several else _metric(evaluations)
+    )
+    return figure
+
+
+def schedules(frame: pd.DataFrame) -> go.Figure:
+    """The schedule before and after in four panels, one a family, from ``schedules_frame``."""
+    if frame.empty:
+        return _nothing("schedule")
+    titles = [FAMILY_TITLES[family] for family in FAMILIES]
+    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.13)
+    _figure(figure, height=520)
+    figure.update_annotations(font_size=13)
+    for label, part in frame.groupby("label", sort=False):
+        if label == BASELINE:
+            line, marker = {"color": GREY, "dash": "dash", "width": 2}, {"symbol": "circle-open", "size": 8}
+        elif label == FOUND:
+            line, marker = {"color": VERMILLION, "width": 3}, {"symbol": "circle", "size": 8}
+        else:
+            line, marker = {"color": SKY, "width": 1.5}, {"symbol": "square", "size": 6}
+        for index, family in enumerate(FAMILIES):
+            values = part[part["family"] == family]
+            figure.add_scatter(
+                x=values["step"],
+                y=values["value"],
+                mode="lines+markers",
+                line=line,
+                marker=marker,
+                name=_text(label),
+                legendgroup=_text(label),
+                showlegend=index == 0,
+                hovertemplate=f"{_text(label)}: {component_label(family, 0)[:-3]}(%{{x}}) = %{{y:.4g}}<extra></extra>",
+                row=index // 2 + 1,
+                col=index % 2 + 1,
+            )
+    last = int(frame["step"].max())
+    # All panels span all steps: where a family ends one step earlier, that is seen.
+    figure.update_xaxes(range=[-0.3, last + 0.3], tickmode="linear", tick0=0, dtick=max(1, -(-(last + 1) // 8)))
+    figure.update_xaxes(title_text=STEP, row=2)
+    figure.update_layout(legend={"y": 1.1})
+    return figure
+
+
+def densities(frame: pd.DataFrame) -> go.Figure:
+    """Densities p(r) of the training mask ratio, from ``mask_ratio_frame``: baseline, candidates, what was chosen.
+
+    A fixed ratio has no density and is drawn as an upright line.
+    """
+    if frame.empty:
+        return _nothing("mask ratio")
+    figure = _figure()
+    ratio = np.linspace(0, 1, 403)[1:-1]  # the ends may be infinite
+    inner = (ratio > 0.02) & (ratio < 0.98)
+    # What matters most is drawn last, above the others; each distribution once.
+    ranked = frame.assign(rank=frame["is_baseline"] * 1 + frame["is_chosen"] * 2)
+    ranked = ranked.sort_values("rank", kind="stable").drop_duplicates("parameters", keep="last")
+    curves = [(row, mask_ratio_from(json.loads(row.parameters))) for row in ranked.itertuples()]
+    top = max([float(curve.density(ratio)[inner].max()) for _, curve in curves if curve.kind != "fixed"], default=1.0)
+    named = False
+    for row, curve in curves:
+        name, legend, line = "candidates", not named, {"color": SKY, "width": 1}
+        if row.is_chosen:
+            name, legend, line = f"chosen: {row.label}", True, {"color": VERMILLION, "width": 3}
+        elif row.is_baseline:
+            name, legend, line = f"baseline: {row.label}", True, {"color": GREY, "width": 2, "dash": "dash"}
+        else:
+            named = True
+        if curve.kind == "fixed":
+            x, y = np.array([curve.ratio, curve.ratio]), np.array([0.0, 1.1 * top])
+        else:
+            x, y = ratio, curve.density(ratio)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line=line,
+            name=_text(name),
+            legendgroup="candidates" if name == "candidates" else _text(name),
+            showlegend=legend,
+            hovertemplate=f"{_text(row.label)}<br>p(%{{x:.2f}}) = %{{y:.3g}}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="mask ratio r (share of tokens)", range=[0, 1])
+    figure.update_yaxes(title_text="density p(r)", range=[0, 1.1 * top])
+    return figure
+
+
+def plane(frame: pd.DataFrame) -> go.Figure:
+    """The (alpha, beta) plane of the Beta candidates, both logarithmic, coloured by distance; from
+    ``mask_ratio_frame``. The chosen one is ringed; rounds have symbols of their own."""
+    points = frame[frame["alpha"].notna() & frame["distance"].notna()]
+    if points.empty:
+        return _nothing("Beta candidates")
+    figure = _figure()
+    symbols = ("circle", "square", "diamond", "triangle-up")
+    places = ("top center", "bottom center", "middle right", "middle left")
+    for index, (round_, part) in enumerate(points.groupby("round", sort=False)):
+        figure.add_scatter(
+            x=part["alpha"],
+            y=part["beta"],
+            mode="markers+text",
+            text=[f"{value:.3g}" for value in part["distance"]],
+            textposition=places[index % len(places)],
+            cliponaxis=False,
+            marker={
+                "color": part["distance"],
+                "coloraxis": "coloraxis",
+                # A later round may measure the same point again: both are seen.
+                "size": max(8, 20 - 6 * index),
+                "symbol": symbols[index % len(symbols)],
+                "line": {"width": 1, "color": GREY},
+            },
+            customdata=[
+                f"{_text(row.label)}, round {row.round}<br>distance {row.distance:.4g}{error}"
+                for row, error in zip(part.itertuples(), _errors(part), strict=True)
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+            name=f"round {round_}",
+            showlegend=False,
+        )
+        if points["round"].nunique() > 1:
+            # The legend cannot show a scale's colours and would be black: it gets markers of its own.
+            marker = {"color": GREY, "size": 10, "symbol": symbols[index % len(symbols)]}
+            figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=f"round {round_}")
+    chosen = points[points["is_chosen"]].drop_duplicates("label")
+    if len(chosen):
+        figure.add_scatter(
+            x=chosen["alpha"],
+            y=chosen["beta"],
+            mode="markers",
+            marker={"size": 27, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 3}},
+            name="chosen",
+            showlegend=True,
+            hoverinfo="skip",
+        )
+    for axis, column in (("xaxis", "alpha"), ("yaxis", "beta")):
+        low, high = np.log10(points[column].min()) - 0.2, np.log10(points[column].max()) + 0.2
+        values = sorted(points[column].unique())
+        figure.update_layout(
+            {
+                axis: {
+                    "type": "log",
+                    "title": {"text": f"{column} (log scale)"},
+                    "range": [low, high],
+                    "tickvals": values,
+                    "ticktext": [f"{value:g}" for value in values],
+                }
+            }
+        )
+    return figure.update_layout(
+        coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": "distance"}, "thickness": 12}}
+    )
+
+
+def gradients(frame: pd.DataFrame) -> go.Figure:
+    """Heat map of the gradient, components by iterates, from ``gradients_frame``; standard errors on hover."""
+    if frame.empty:
+        return _nothing("gradients")
+    order = list(dict.fromkeys(frame["component"]))
+    iterates = sorted(frame["iterate"].unique())
+
+    def table(column: str) -> pd.DataFrame:
+        return frame.pivot(index="component", columns="iterate", values=column).reindex(index=order, columns=iterates)
+
+    values, errors = table("gradient"), table("standard_error")
+    largest = float(values.abs().max().max()) or 1.0
+    figure = _figure(height=max(320, 20 * len(order) + 110))
+    figure.add_heatmap(
+        x=iterates,
+        y=order,
+        z=values.to_numpy(),
+        customdata=[[f"± {error:.3g}" if np.isfinite(error) else "" for error in line] for line in errors.to_numpy()],
+        hovertemplate="%{y}, iterate %{x}<br>gradient %{z:.3g} %{customdata}<extra></extra>",
+        colorscale="RdBu_r",
+        zmin=-largest,
+        zmax=largest,
+        xgap=1,
+        ygap=1,
+        colorbar={"title": {"text": "gradient"}, "thickness": 12},
+    )
+    figure.update_xaxes(title_text="iterate of the descent", tickmode="linear", showgrid=False)
+    if len(iterates) > 15:
+        figure.update_xaxes(tickmode="auto")
+    figure.update_yaxes(title_text="schedule value", autorange="reversed", type="category", showgrid=False, dtick=1)
+    return figure
+
+
+def importance(frame: pd.DataFrame) -> go.Figure:
+    """Bars of the mean shrunk |gradient|, the most important value on top, from ``importance_frame``."""
+    if frame.empty:
+        return _nothing("gradients")
+    figure = _figure(height=max(260, 20 * len(frame) + 80))
+    figure.add_bar(
+        x=frame["importance"],
+        y=frame["component"],
+        orientation="h",
+        marker_color=BLUE,
+        hovertemplate="%{y}: %{x:.3g}<extra></extra>",
+    )
+    figure.update_xaxes(title_text="mean |gradient|, less its noise<br>(distance per coordinate unit)")
+    figure.update_yaxes(title_text="schedule value", autorange="reversed", type="category", showgrid=False, dtick=1)
+    return figure

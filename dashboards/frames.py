@@ -1,0 +1,593 @@
+"""The data of every plot and table, by SQL, as pandas frames.
+
+Each function reads the database once and changes nothing; a study that has recorded nothing yet, or that does not
+exist, gives an empty frame with the same columns and types. Distances are in the units of the study's metric (lower is
+better), standard errors are one standard deviation of the estimate, steps t count from 0, images are generated images.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from autonat.storage.ownership import Owner
+from autonat.storage.tables import journal, results, studies
+from models.mask_ratio import (
+    AnyMaskRatio,
+    ArccosMaskRatio,
+    BetaMaskRatio,
+    FixedMaskRatio,
+    TruncatedGaussianMaskRatio,
+)
+from models.schedule import FAMILIES, PRESETS, GenerationSchedule, components
+
+SYMBOLS: dict[str, str] = {
+    "mask_ratios": "r",
+    "sampling_temperatures": "τ₁",
+    "choice_temperatures": "τ₂",
+    "guidance_scales": "w",
+}
+
+HELD_OUT = "held-out"
+BASELINE = "baseline"
+FOUND = "found"
+ROLES = (BASELINE, "tuned schedule", "tuned pair")
+
+STUDY_COLUMNS = {
+    "name": "str",
+    "state": "str",
+    "error": "str",
+    "metric": "str",
+    "baseline": "float64",
+    "baseline_standard_error": "float64",
+    "tuned": "float64",
+    "tuned_standard_error": "float64",
+    "floor": "float64",
+    "images_spent": "int64",
+    "evaluations": "int64",
+    "trainings": "int64",
+    "seconds": "float64",
+    "created_at": "datetime64[us, UTC]",
+    "updated_at": "datetime64[us, UTC]",
+}
+EVALUATION_COLUMNS = {
+    "number": "int64",
+    "phase": "str",
+    "round": "int64",
+    "purpose": "str",
+    "kind": "str",
+    "images_spent": "int64",
+    "value": "float64",
+    "standard_error": "float64",
+    "num_images": "int64",
+    "metric": "str",
+    "mask_ratio": "str",
+    "is_confirmation": "bool",
+    "best_so_far": "float64",
+    "role": "str",
+}
+SCHEDULE_COLUMNS = {"label": "str", "family": "str", "step": "int64", "value": "float64"}
+MASK_RATIO_COLUMNS = {
+    "round": "int64",
+    "label": "str",
+    "alpha": "float64",
+    "beta": "float64",
+    "distance": "float64",
+    "standard_error": "float64",
+    "is_baseline": "bool",
+    "is_chosen": "bool",
+    "parameters": "str",
+}
+GRADIENT_COLUMNS = {
+    "iterate": "int64",
+    "round": "int64",
+    "iteration": "int64",
+    "family": "str",
+    "step": "int64",
+    "component": "str",
+    "gradient": "float64",
+    "standard_error": "float64",
+}
+IMPORTANCE_COLUMNS = {"component": "str", "family": "str", "step": "int64", "importance": "float64"}
+DECISION_COLUMNS = {
+    "number": "int64",
+    "phase": "str",
+    "round": "int64",
+    "purpose": "str",
+    "mask_ratio": "str",
+    "distance": "float64",
+    "standard_error": "float64",
+    "gain": "float64",
+    "gain_standard_error": "float64",
+    "images_spent": "int64",
+}
+SUMMARY_COLUMNS = {
+    "what": "str",
+    "distance": "float64",
+    "standard_error": "float64",
+    "num_images": "int64",
+    "ratio": "float64",
+}
+
+_MASK_RATIOS: dict[str, type[AnyMaskRatio]] = {
+    "beta": BetaMaskRatio,
+    "arccos": ArccosMaskRatio,
+    "fixed": FixedMaskRatio,
+    "truncated_gaussian": TruncatedGaussianMaskRatio,
+}
+
+
+def mask_ratio_from(parameters: Mapping[str, Any]) -> AnyMaskRatio:
+    """The distribution p(r) of its recorded parameters. Raises ValueError for an unknown kind."""
+    kind = parameters.get("kind")
+    if kind not in _MASK_RATIOS:
+        raise ValueError(f"unknown mask ratio {kind!r}, expected one of {', '.join(_MASK_RATIOS)}")
+    return _MASK_RATIOS[kind](**parameters)
+
+
+def component_label(family: str, step: int) -> str:
+    """One value of a schedule in the papers' symbols: τ₁(2)."""
+    return f"{SYMBOLS[family]}({step})"
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows), columns=list(columns))
+    for name, kind in columns.items():
+        # A string column of missing values alone would come out as objects or floats.
+        frame[name] = pd.to_datetime(frame[name], utc=True).astype(kind) if "UTC" in kind else frame[name].astype(kind)
+    return frame
+
+
+def _study(engine: sa.Engine, study: str) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(
+            sa.select(studies.c.id, studies.c.recipe, studies.c.summary).where(studies.c.name == study)
+        ).first()
+
+
+def _decisions(engine: sa.Engine, study: str) -> list[tuple[Any, dict[str, Any]]]:
+    """Journal rows that carry a decision, in order, with its facts."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(journal.c.number, journal.c.phase, journal.c.round, journal.c.purpose, journal.c.decision)
+            .join(studies, studies.c.id == journal.c.study_id)
+            .where(studies.c.name == study, journal.c.decision.is_not(None))
+            .order_by(journal.c.number)
+        ).all()
+    return [(row, json.loads(row.decision)) for row in rows]
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    return json.loads(row.summary) if row is not None and row.summary else {}
+
+
+def _recipe(row: Any) -> dict[str, Any]:
+    """The recipe where it is a JSON object, otherwise nothing: a plot's baseline is all that would be missing."""
+    try:
+        recipe = json.loads(row.recipe) if row is not None else {}
+    except json.JSONDecodeError:
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _baseline_schedule(row: Any) -> dict[str, Any] | None:
+    """The schedule the study starts from: the summary's, before that what the recipe says."""
+    known = _summary(row).get("baseline_schedule")
+    if known:
+        return dict(known)
+    start = _recipe(row).get("schedule")
+    if not isinstance(start, dict):
+        return None
+    try:
+        rule = start.get("rule", "enat")
+        if start.get("values"):
+            schedule = GenerationSchedule(**start["values"], rule=rule)
+        else:
+            schedule = PRESETS[start.get("preset", "maskgit-cosine")](start["num_steps"], rule)
+    except (KeyError, TypeError, ValueError):  # a recipe of another version; see _recipe
+        return None
+    return {family: list(getattr(schedule, family)) for family in FAMILIES} | {"rule": schedule.rule}
+
+
+def _baseline_mask_ratio(row: Any) -> dict[str, Any] | None:
+    known = _summary(row).get("baseline_mask_ratio") or _recipe(row).get("mask_ratio")
+    return dict(known) if isinstance(known, dict) else None
+
+
+def _same_values(schedule: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    return other is not None and all(list(schedule[family]) == list(other[family]) for family in FAMILIES)
+
+
+def studies_frame(engine: sa.Engine) -> pd.DataFrame:
+    """All studies, oldest first.
+
+    Columns: name; state (created, running, killed, interrupted, failed, finished); error; metric; baseline, tuned and
+    floor with standard errors (held-out distances, missing while unfinished); images_spent (every result counted
+    once); evaluations and trainings recorded; seconds of running time; created_at and updated_at (UTC).
+    """
+    asked = (
+        sa.select(journal.c.study_id, journal.c.fingerprint).where(journal.c.fingerprint.is_not(None)).distinct()
+    ).subquery()
+    counts = (
+        sa.select(
+            asked.c.study_id,
+            sa.func.sum(results.c.images).label("images_spent"),
+            sa.func.sum(sa.case((results.c.kind == "EvaluationSpec", 1), else_=0)).label("evaluations"),
+            sa.func.sum(sa.case((results.c.kind == "TrainSpec", 1), else_=0)).label("trainings"),
+        )
+        .join(results, results.c.fingerprint == asked.c.fingerprint)
+        .group_by(asked.c.study_id)
+    ).subquery()
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(studies, counts.c.images_spent, counts.c.evaluations, counts.c.trainings)
+            .join(counts, counts.c.study_id == studies.c.id, isouter=True)
+            .order_by(studies.c.id)
+        ).all()
+    now = datetime.now(UTC)
+    found = []
+    for row in rows:
+        summary = _summary(row)
+
+        def of(name: str, key: str = "value", summary: dict[str, Any] = summary) -> float | None:
+            return (summary.get(name) or {}).get(key)
+
+        found.append(
+            {
+                "name": row.name,
+                "state": _state(row, now),
+                "error": row.error,
+                "metric": summary.get("metric"),
+                "baseline": of("baseline"),
+                "baseline_standard_error": of("baseline", "standard_error"),
+                "tuned": of("tuned"),
+                "tuned_standard_error": of("tuned", "standard_error"),
+                "floor": of("floor"),
+                # PostgreSQL sums integers to decimals.
+                "images_spent": int(row.images_spent or 0),
+                "evaluations": int(row.evaluations or 0),
+                "trainings": int(row.trainings or 0),
+                "seconds": row.seconds,
+                "created_at": row.created_at,
+                "updated_at": row.updated_at,
+            }
+        )
+    return _frame(found, STUDY_COLUMNS)
+
+
+def _state(row: Any, now: datetime) -> str:
+    """As the store tells it: "running" without a living driver means killed."""
+    if row.state != "running":
+        return str(row.state)
+    driven = row.owner_pid is not None and Owner(row.owner_host, row.owner_pid, row.owner_mark).is_alive(
+        row.heartbeat_at, now
+    )
+    return "running" if driven else "killed"
+
+
+def evaluations_frame(engine: sa.Engine, study: str, phase: str | None = None) -> pd.DataFrame:
+    """Every distance the study asked for, in order; with `phase` those of that phase alone.
+
+    Columns: number (in the journal), phase, round, purpose; kind ("evaluation", or "probe": the base of a gradient,
+    with dithered mask counts and no standard error); images_spent (up to and with this row, every result counted
+    once); value, standard_error, num_images, metric; mask_ratio (label of the network's training distribution);
+    is_confirmation (a search measurement on a seed none of the candidates was chosen with); best_so_far (lowest such
+    value up to here with the same metric and sample count, missing in other rows); role (held-out rows alone:
+    "baseline", "tuned schedule", "tuned pair", or "held-out" where that cannot be told).
+    """
+    row = _study(engine, study)
+    if row is None:
+        return _frame([], EVALUATION_COLUMNS)
+    # The texts are long: only those that are read come over.
+    wanted = sa.and_(
+        results.c.kind.in_(("EvaluationSpec", "ProbeSpec")), sa.true() if phase is None else journal.c.phase == phase
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(
+                journal.c.number,
+                journal.c.phase,
+                journal.c.round,
+                journal.c.purpose,
+                journal.c.fingerprint,
+                results.c.kind,
+                results.c.images,
+                sa.case((wanted, results.c.spec)).label("spec"),
+                sa.case((wanted, results.c.result)).label("result"),
+            )
+            .join(results, results.c.fingerprint == journal.c.fingerprint)
+            .where(journal.c.study_id == row.id)
+            .order_by(journal.c.number)
+        ).all()
+    schedule, mask_ratio = _baseline_schedule(row), _baseline_mask_ratio(row)
+    baseline_label = mask_ratio_from(mask_ratio).label if mask_ratio else None
+    found: list[dict[str, Any]] = []
+    counted: set[str] = set()
+    taken: set[str] = set()  # a search that changes nothing reports the same pair as baseline and as outcome
+    best: dict[tuple[str, int], float] = {}
+    spent = 0
+    for entry in rows:
+        if entry.fingerprint not in counted:
+            counted.add(entry.fingerprint)
+            spent += entry.images
+        if entry.spec is None:
+            continue
+        spec, result = json.loads(entry.spec), json.loads(entry.result)
+        label = mask_ratio_from(spec["training"]["mask_ratio"]).label
+        held_out = entry.phase == HELD_OUT
+        # A line of the mask ratio search has a seed of its own as well: the schedule was tuned with others.
+        confirms = (
+            not held_out
+            and entry.kind == "EvaluationSpec"
+            and (entry.purpose == "line" or entry.purpose.startswith("confirmation"))
+        )
+        role = None
+        if held_out:
+            is_start = label == baseline_label and _same_values(spec["schedule"], schedule)
+            first = 0 if is_start else 1 if label == baseline_label else 2
+            free = [each for each in ROLES[first:] if each not in taken]
+            role = free[0] if free and baseline_label and schedule else HELD_OUT
+            taken.add(role)
+        group = (result["metric"], result["num_images"])
+        if confirms:
+            best[group] = min(best.get(group, float("inf")), result["value"])
+        found.append(
+            {
+                "number": entry.number,
+                "phase": entry.phase,
+                "round": entry.round,
+                "purpose": entry.purpose,
+                "kind": "evaluation" if entry.kind == "EvaluationSpec" else "probe",
+                "images_spent": spent,
+                "value": result["value"],
+                "standard_error": result.get("standard_error"),
+                "num_images": result["num_images"],
+                "metric": result["metric"],
+                "mask_ratio": label,
+                "is_confirmation": confirms,
+                "best_so_far": best[group] if confirms else None,
+                "role": role,
+            }
+        )
+    return _frame(found, EVALUATION_COLUMNS)
+
+
+def comparison_frame(engine: sa.Engine, names: Sequence[str]) -> pd.DataFrame:
+    """The evaluations of several studies below each other, in the order of `names`, with a first column `study`."""
+    parts = [evaluations_frame(engine, name) for name in names]
+    for part, name in zip(parts, names, strict=True):
+        part.insert(0, "study", pd.Series([name] * len(part), dtype="str"))
+    return pd.concat(parts, ignore_index=True) if parts else _frame([], {"study": "str", **EVALUATION_COLUMNS})
+
+
+def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The baseline's schedule and each that was decided on, in order, in long form.
+
+    Columns: label ("baseline", "round N", and last "found": the summary's schedule, while unfinished the last one that
+    was decided on), family, step, value. A round's schedule that the alternation turned down stays a round's.
+    """
+    row = _study(engine, study)
+    decided = [
+        (f"round {entry.round}", facts["schedule"])
+        for entry, facts in _decisions(engine, study)
+        if entry.purpose == "schedule"
+    ]
+    final = _summary(row).get("schedule") or (decided[-1][1] if decided else None)
+    if final:
+        decided = [(label, schedule) for label, schedule in decided if not _same_values(schedule, final)]
+        decided.append((FOUND, final))
+    baseline = _baseline_schedule(row)
+    labelled = ([(BASELINE, baseline)] if baseline else []) + decided
+    seen: dict[str, int] = {}
+    found = []
+    for label, schedule in labelled:
+        seen[label] = seen.get(label, 0) + 1
+        unique = label if seen[label] == 1 else f"{label} ({seen[label]})"
+        found += [
+            {"label": unique, "family": family, "step": step, "value": value}
+            for family in FAMILIES
+            for step, value in enumerate(schedule[family])
+        ]
+    return _frame(found, SCHEDULE_COLUMNS)
+
+
+def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The training mask ratio's distributions: the baseline first, then the candidates in the order they were measured.
+
+    Columns: round (0 for the baseline), label, alpha and beta (missing unless it is a Beta), distance and
+    standard_error (missing for the baseline's own row), is_baseline, is_chosen (what the study has settled on, last),
+    parameters (JSON). Distances compare within a round: one seed and one schedule. A round that is still being
+    searched shows what has been measured so far.
+    """
+    row = _study(engine, study)
+    found: list[dict[str, Any]] = []
+    chosen: dict[str, Any] | None = None
+
+    def text_of(parameters: dict[str, Any]) -> str:
+        # 6 and 6.0 are one distribution.
+        plain = {key: value if isinstance(value, str) else float(value) for key, value in parameters.items()}
+        return json.dumps(plain, sort_keys=True)
+
+    def add(round_: int, parameters: dict[str, Any], distance: float | None, error: float | None) -> None:
+        found.append(
+            {
+                "round": round_,
+                "label": mask_ratio_from(parameters).label,
+                "alpha": parameters.get("alpha"),
+                "beta": parameters.get("beta"),
+                "distance": distance,
+                "standard_error": error,
+                "is_baseline": distance is None,
+                "is_chosen": False,
+                "parameters": text_of(parameters),
+            }
+        )
+
+    baseline = _baseline_mask_ratio(row)
+    if baseline:
+        add(0, baseline, None, None)
+    decided_rounds = set()
+    for entry, facts in _decisions(engine, study):
+        if entry.purpose == "mask ratio":
+            decided_rounds.add(entry.round)
+            chosen = facts["mask_ratio"]
+            for candidate in facts["candidates"]:
+                add(entry.round, candidate["mask_ratio"], candidate["distance"], candidate["standard_error"])
+    for round_, parameters, distance, error in _measured_lines(engine, row):
+        if round_ not in decided_rounds:
+            add(round_, parameters, distance, error)
+    chosen = _summary(row).get("mask_ratio") or chosen
+    if chosen:
+        for candidate in found:
+            candidate["is_chosen"] = candidate["parameters"] == text_of(chosen)
+    return _frame(found, MASK_RATIO_COLUMNS)
+
+
+def _measured_lines(engine: sa.Engine, row: Any) -> list[tuple[int, dict[str, Any], float, float]]:
+    """(round, parameters, distance, standard error) of the mask ratio search's measurements."""
+    if row is None:
+        return []
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(journal.c.round, results.c.spec, results.c.result)
+            .join(results, results.c.fingerprint == journal.c.fingerprint)
+            .where(
+                journal.c.study_id == row.id,
+                journal.c.phase == "mask ratio",
+                journal.c.purpose == "line",
+                results.c.kind == "EvaluationSpec",
+            )
+            .order_by(journal.c.number)
+        ).all()
+    return [
+        (entry.round, json.loads(entry.spec)["training"]["mask_ratio"], result["value"], result["standard_error"])
+        for entry in rows
+        for result in [json.loads(entry.result)]
+    ]
+
+
+def gradients_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """Every gradient of a descent, one row a component.
+
+    Columns: iterate (counted over the whole study from 0), round, iteration (within its descent), family, step,
+    component (label), gradient (change of the distance per unit of the searched coordinate) and standard_error
+    (missing for the published search, which has none).
+    """
+    found = []
+    iterate = 0
+    for entry, facts in _decisions(engine, study):
+        if entry.purpose != "gradient":
+            continue
+        gradient = facts["gradient"]
+        errors = facts.get("gradient_standard_errors") or [None] * len(gradient)
+        places = components(len(facts["schedule"]["sampling_temperatures"]))
+        found += [
+            {
+                "iterate": iterate,
+                "round": entry.round,
+                "iteration": facts["iteration"],
+                "family": family,
+                "step": step,
+                "component": component_label(family, step),
+                "gradient": value,
+                "standard_error": error,
+            }
+            for (family, step), value, error in zip(places, gradient, errors, strict=True)
+        ]
+        iterate += 1
+    return _frame(found, GRADIENT_COLUMNS)
+
+
+def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """How much the distance hangs on each value of the schedule, the most important first.
+
+    Columns: component (label), family, step, importance: the mean over iterates of |gradient| max(0, 1 - SE²/g²), as
+    the descent shrinks it, so that noise alone counts nothing; without a standard error nothing is shrunk.
+    """
+    frame = gradients_frame(engine, study)
+    if frame.empty:
+        return _frame([], IMPORTANCE_COLUMNS)
+    size = frame["gradient"].abs()
+    noise = (frame["standard_error"].fillna(0.0) / size.where(size > 0)) ** 2
+    frame["importance"] = (size * (1 - noise).clip(lower=0)).fillna(0.0)
+    mean = frame.groupby(["component", "family", "step"], sort=False, as_index=False)["importance"].mean()
+    # Stable, so equal ones stay in the schedule's order.
+    mean = mean.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+    return _frame(mean.to_dict("records"), IMPORTANCE_COLUMNS)
+
+
+def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """What the searches settled, gradients left out.
+
+    Columns: number, phase, round, purpose, mask_ratio (label), distance, standard_error (missing for a mask ratio),
+    gain with its standard_error (paired difference to the incumbent, mask ratios alone), images_spent (as the search
+    counts its budget: everything asked for).
+    """
+    found = [
+        {
+            "number": entry.number,
+            "phase": entry.phase,
+            "round": entry.round,
+            "purpose": entry.purpose,
+            "mask_ratio": mask_ratio_from(facts["mask_ratio"]).label,
+            "distance": facts["distance"],
+            "standard_error": facts.get("standard_error"),
+            "gain": facts.get("gain"),
+            "gain_standard_error": facts.get("gain_standard_error"),
+            "images_spent": facts["spent_images"],
+        }
+        for entry, facts in _decisions(engine, study)
+        if entry.purpose in ("schedule", "mask ratio")
+    ]
+    return _frame(found, DECISION_COLUMNS)
+
+
+def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The held-out outcome: as summarised, or, while unfinished, what of it has been measured.
+
+    Columns: what ("baseline", "tuned schedule", "tuned pair", "floor": real test images against real training images),
+    distance, standard_error, num_images, ratio (to the baseline's distance).
+    """
+    row = _study(engine, study)
+    summary = _summary(row)
+    known: dict[str, dict[str, Any]] = {}
+    if summary:
+        keys = {BASELINE: "baseline", "tuned schedule": "tuned_schedule", "tuned pair": "tuned", "floor": "floor"}
+        known = {what: summary[key] for what, key in keys.items() if summary.get(key)}
+    elif row is not None:
+        measured = evaluations_frame(engine, study, HELD_OUT)
+        for what in ROLES:
+            of_role = measured[measured["role"] == what]
+            if len(of_role):
+                known[what] = of_role.iloc[-1][["value", "standard_error", "num_images"]].to_dict()
+        with engine.connect() as connection:
+            features = connection.execute(
+                sa.select(results.c.result)
+                .join(journal, journal.c.fingerprint == results.c.fingerprint)
+                .where(journal.c.study_id == row.id, results.c.kind == "FeatureSpec")
+                .order_by(journal.c.number)
+            ).scalar()
+        if features:
+            facts = json.loads(features)
+            known["floor"] = {
+                "value": facts["floor"],
+                "standard_error": facts["floor_standard_error"],
+                "num_images": facts["floor_images"],
+            }
+    baseline = known.get(BASELINE, {}).get("value")
+    return _frame(
+        [
+            {
+                "what": what,
+                "distance": entry["value"],
+                "standard_error": entry.get("standard_error"),
+                "num_images": entry["num_images"],
+                "ratio": entry["value"] / baseline if baseline else None,
+            }
+            for what, entry in known.items()
+        ],
+        SUMMARY_COLUMNS,
+    )
