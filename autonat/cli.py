@@ -45,7 +45,7 @@ def _console() -> "Console":
     from rich.console import Console
 
     # Without a terminal lines keep their length, so that they can be read by programs.
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False)
 
 
 def _executor(kind: str, workers: int | None, artifacts: Path) -> "Executor":
@@ -372,7 +372,7 @@ def evaluate(
         console.print(f"{label:8} {evaluation.value:.4f} +- {evaluation.standard_error:.4f}", highlight=False)
     change, error_of_change = paired_difference(evaluations[1], evaluations[0])
     console.print(
-        f"change   {change:.4f} +- {error_of_change:.4f}  {evaluations[0].metric}, {images:,} images each, paired noise",
+        f"change   {change:.4f} +- {error_of_change:.4f}  {evaluations[0].metric}, {images:,} images, paired noise",
         highlight=False,
     )
 
@@ -439,7 +439,9 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
+            raise
         typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
         raise SystemExit(130) from None
     except OSError as error:

@@ -1,5 +1,6 @@
 """Recipes: a study as one YAML file, checked by Pydantic, overridden on the command line with ``a.b=c``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,9 @@ from models.train import TrainingConfig
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors, values do not change."""
+    """Unknown keys are errors, values do not change, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ScheduleStart(Strict):
@@ -114,19 +115,31 @@ class OfficialSearch(Strict):
 
 
 class BetaSearch(Strict):
-    """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta."""
+    """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta.
+
+    retune: a short search of the smooth family for each new network, beside the incumbent's schedule: a schedule tuned
+    for one network misranks others. `null` judges every point under the incumbent's schedule alone.
+    """
 
     start_alpha: float = Field(6.0, gt=0)
     start_beta: float = Field(3.0, gt=0)
     factors: tuple[float, float] = (0.5, 2.0)
     max_trainings: int = Field(6, ge=1)
     images: int = 2000
+    retune: WarmStart | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "BetaSearch":
         if not 0 < self.factors[0] < 1 < self.factors[1]:
             raise ValueError(f"factors must be one below and one above 1, got {self.factors}")
         return self
+
+
+def _not_finite(value: Any, where: str) -> list[str]:
+    """Where in plain data there are numbers that are infinite or none."""
+    if isinstance(value, dict):
+        return [place for key, entry in value.items() for place in _not_finite(entry, f"{where}.{key}")]
+    return [where] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 class Recipe(Strict):
@@ -141,6 +154,8 @@ class Recipe(Strict):
     schedule: ScheduleStart
     mask_ratio: AnyMaskRatio = Field(ArccosMaskRatio(), discriminator="kind")
     search: StagedSearch | OfficialSearch = Field(StagedSearch(), discriminator="method")
+    # The schedule search of later rounds, which starts from a tuned schedule; the same one unless given.
+    later_search: StagedSearch | None = None
     beta: BetaSearch | None = None
     rounds: int = Field(1, ge=1)
     block_size: int = Field(100, ge=2)
@@ -158,20 +173,25 @@ class Recipe(Strict):
             "codebook_size": tokenizer.codebook_size,
             "num_classes": data.num_classes,
         }
+        for place in _not_finite(self.model_dump(include={"network", "training", "features", "mask_ratio"}), "recipe"):
+            raise ValueError(f"{place.removeprefix('recipe.')} must be a finite number")
         for name, value in expected.items():
             if getattr(self.network, name) != value:
                 raise ValueError(f"network.{name} is {getattr(self.network, name)}, but {self.data} needs {value}")
         counts = {"held_out_images": self.held_out_images}
         if self.beta is not None:
             counts["beta.images"] = self.beta.images
-        if isinstance(self.search, OfficialSearch):
-            counts["search.images"] = self.search.images
-        else:
-            counts["search.confirmation_images"] = self.search.confirmation_images
-            if self.search.warm_start is not None:
-                counts["search.warm_start.images"] = self.search.warm_start.images
-            if self.search.descent is not None:
-                counts["search.descent.images"] = self.search.descent.images
+            if self.beta.retune is not None:
+                counts["beta.retune.images"] = self.beta.retune.images
+        for where, search in (("search", self.search), ("later_search", self.later_search)):
+            if isinstance(search, OfficialSearch):
+                counts[f"{where}.images"] = search.images
+            elif search is not None:
+                counts[f"{where}.confirmation_images"] = search.confirmation_images
+                if search.warm_start is not None:
+                    counts[f"{where}.warm_start.images"] = search.warm_start.images
+                if search.descent is not None:
+                    counts[f"{where}.descent.images"] = search.descent.images
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
@@ -218,7 +238,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         # OmegaConf reads 1e-4 as a number, where plain YAML sees a string; its loader builds plain values alone.
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         data: Any = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
         raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
     try:
         return Recipe.model_validate(data)

@@ -5,6 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from autonat.errors import UserError
 from autonat.storage.files import write_atomically
 
@@ -38,7 +40,9 @@ def improvednat_yaml(study: str, summary: dict[str, Any]) -> str:
         "manual_samp_temp": "sampling_temperatures",
         "manual_cfg": "guidance_scales",
     }
-    lines += [f"{name}: {json.dumps(list(schedule[family]))}" for name, family in names.items()]
+    # By YAML's own writer: JSON's 1e-07 would be read back as text.
+    lists = {name: list(schedule[family]) for name, family in names.items()}
+    lines.append(yaml.safe_dump(lists, sort_keys=False, default_flow_style=None, width=10_000).strip())
     return "\n".join(lines) + "\n"
 
 

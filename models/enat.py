@@ -21,11 +21,11 @@ from torch import Tensor, nn
 class ENATConfig:
     """Sizes of an ENAT. Raises ValueError where they do not fit together.
 
-    embedding_std: standard deviation of the initial word, class and position embeddings. The word embedding is also the
-    output weight but gets no gradient there, so a narrow network learns faster with a larger one.
-    initial_positions: `normal` as the official code, or `sinusoidal`: learned all the same, but neighbours on the square
-    grid begin alike, so that a short training finds out to look at them (without it the digits' network spends its
-    first thousand steps on what a position and a class say alone).
+    embedding_std: standard deviation of the initial word, class and position embeddings. The word embedding is
+    also the output weight but gets no gradient there, so a narrow network learns faster with a larger one.
+    initial_positions: `normal` as the official code, or `sinusoidal`: learned all the same, but neighbours on the
+    square grid begin alike, so that a short training finds out to look at them (without it the digits' network
+    spends its first thousand steps on what a position and a class say alone).
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -284,18 +284,17 @@ class ENAT(nn.Module):
         encoder, decoder = self.blocks[: self.config.encoder_blocks], self.blocks[self.config.encoder_blocks :]
 
         visible: list[Tensor] = []
-        if num_reused:
-            assert reused is not None
+        if reused is not None:  # also with P = 0: the projection then has a gradient, of zero
             visible.append(self.prev_proj(_gather(reused.features_BLD, reused_BP)))
         if num_new:
-            context = visible[0] if visible else None
+            context = visible[0] if num_reused else None
             encoded_BVD = _gather(embedded_BLD, new_BV)
             for block in encoder:
                 encoded_BVD = block(encoded_BVD, context, condition_BD)
             visible.append(encoded_BVD)
         decoded_BMD = _gather(embedded_BLD, masked_BM)
         if num_masked:
-            context = torch.cat(visible, dim=1) if visible else None
+            context = torch.cat(visible, dim=1) if num_reused + num_new else None
             for block in decoder:
                 decoded_BMD = block(decoded_BMD, context, condition_BD)
 

@@ -143,7 +143,8 @@ def register_with_torch_fidelity() -> str:
             return torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            return (self.classifier.features(images),)
+            # float64, as torch-fidelity takes means and covariances in the features' own precision.
+            return (self.classifier.features(images).double(),)
 
     try:
         register_feature_extractor(DigitClassifier.name, DigitsExtractor)

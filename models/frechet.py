@@ -98,7 +98,7 @@ class Reference:
 
         d/d mu = 2 (mu - mu_r) and d/d S = I - L (L' S L)^(-1/2) L'. Directions whose eigenvalue is below
         `relative_cut` of the largest are left out: there the square root has no derivative (fewer images than
-        dimensions, or features that never fire).
+        dimensions, or features that never fire), or one that holds for no move of a size one would make.
         """
         self._check(statistics.mean)
         values, vectors = torch.linalg.eigh(self._factor.T @ statistics.covariance @ self._factor)

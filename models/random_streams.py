@@ -11,7 +11,8 @@ def stream(seed: int, *address: int | str) -> np.random.Generator:
     The same seed and address give the same numbers on every machine, in any order and in any process; different
     addresses are independent (Philox-4x64, keyed by a hash of seed and address).
     """
-    digest = hashlib.sha256(repr((int(seed), *address)).encode()).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in (seed, *address))
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
 
 

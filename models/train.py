@@ -177,12 +177,13 @@ def train(
             tensors |= {f"optimiser.{number}.{name}": value for name, value in optimiser.state[parameter].items()}
         return tensors | {"tail": tail}
 
+    identity = repr((network_config, config, mask_ratio, seed, tuple(tokens_NL.shape)))
     start = 0
     if state_path is not None and state_path.exists():
         try:
             tensors, metadata = load_tensors(state_path)
             current = state()
-            if tensors.keys() != current.keys():
+            if tensors.keys() != current.keys() or metadata.get("training") != identity:
                 raise CheckpointError(f"{state_path} is the state of another training")
             with torch.no_grad():
                 for name, value in current.items():
@@ -217,7 +218,7 @@ def train(
         if progress is not None and (done % 50 == 0 or done == config.steps):
             progress(done, float(loss.detach()))
         if state_path is not None and done % config.checkpoint_every_steps == 0 and done < config.steps:
-            save_tensors(state_path, state(), {"step": done})
+            save_tensors(state_path, state(), {"step": done, "training": identity})
     if state_path is not None:
         state_path.unlink(missing_ok=True)
     return average, float(tail[0] / tail[1])

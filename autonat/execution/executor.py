@@ -106,9 +106,11 @@ class ProcessExecutor:
                 pending = set(futures)
                 while pending:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    # What is finished first: a worker's death fails all others, finished or not yet begun.
+                    for future in sorted(done, key=lambda future: future.exception() is not None):
                         result, seconds = future.result()
                         del remaining[futures[future]]
+                        deaths = 0
                         yield futures[future], result, seconds
             except BrokenProcessPool as error:
                 deaths += 1
@@ -118,8 +120,6 @@ class ProcessExecutor:
                         f"worker processes died {deaths} times in a row (out of memory?); what was finished is kept, "
                         "so the same command goes on from there"
                     ) from error
-            else:
-                deaths = 0
 
     def _stop(self) -> None:
         if self._pool is not None:

@@ -42,7 +42,8 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         trained = yield from search_mask_ratio(lab, Phase("mask ratio", rounds), best, recipe.beta)
         if trained == best:
             break
-        verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, recipe.search)
+        later_search = recipe.later_search or recipe.search
+        verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, later_search)
         judged = yield from confirm(
             lab,
             Phase("alternation", rounds, "confirmation"),

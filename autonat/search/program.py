@@ -47,6 +47,30 @@ T = TypeVar("T")
 Program = Generator[Ask | Decision, Sequence[Result] | None, T]
 
 
+def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
+    """Run programs side by side: their requests of one turn become one Ask. Returns what each returns, in order."""
+    returned: dict[int, T] = {}
+    answers: dict[int, Sequence[Result] | None] = dict.fromkeys(range(len(programs)))
+    while len(returned) < len(programs):
+        asks: dict[int, Ask] = {}
+        for number in [number for number in answers if number not in returned]:
+            try:
+                event = programs[number].send(answers[number])
+                while isinstance(event, Decision):
+                    yield event
+                    event = programs[number].send(None)
+                asks[number] = event
+            except StopIteration as stop:
+                returned[number] = stop.value
+        if asks:
+            phase = next(iter(asks.values())).phase
+            results = yield Ask(phase, tuple(request for ask in asks.values() for request in ask.requests))
+            assert results is not None
+            for number, ask in asks.items():
+                answers[number], results = results[: len(ask.requests)], results[len(ask.requests) :]
+    return [returned[number] for number in range(len(programs))]
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """What a study looks for: a trained network (by its mask ratio's distribution) and a schedule."""

@@ -7,7 +7,7 @@ database become UserError with one line that says what to do.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +67,7 @@ class Store:
             url = f"sqlite:///{url}"
         try:
             parsed = make_url(url)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:
             raise UserError(f"cannot read database URL {url!r}: write sqlite:///FILE") from error
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and not parsed.database:
@@ -158,8 +158,15 @@ class Store:
             raise UserError(
                 f"database {self.url} was written by a newer autonat (schema {version}): update autonat to use it"
             )
+        sqlite = self.engine.dialect.name == "sqlite"
+        if sqlite:
+            # Now, as the file is known to be ours; a read-only one keeps the mode it has, what follows says so.
+            with suppress(SQLAlchemyError), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         if version != script.get_current_head():
             with self.engine.begin() as connection:
+                if sqlite:  # pysqlite begins no transaction before DDL: a kill would leave half a schema
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         else:
@@ -370,9 +377,5 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=30000")
         cursor.execute("PRAGMA foreign_keys=ON")
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=NORMAL")
-        except Exception:  # a read-only file keeps the mode it has; what follows says so where it matters
-            pass
+        cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()

@@ -1,0 +1,445 @@
+"""Searches on a simulated landscape, where the truth is known."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from studies_for_tests import tiny_recipe
+
+from autonat.config import BetaSearch, Descent, OfficialSearch, StagedSearch, WarmStart
+from autonat.execution.simulated import SimulatedLandscape
+from autonat.orchestrator import run_program
+from autonat.search.alternation import alternate, start_of
+from autonat.search.confirm import confirm
+from autonat.search.coordinates import RANGE
+from autonat.search.mask_ratio_search import search_mask_ratio
+from autonat.search.program import Ask, Phase
+from autonat.search.schedule_search import tune_schedule
+from autonat.specs import EvaluationSpec, ProbeSpec, TrainSpec, fingerprint
+from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
+from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine
+
+PHASE = Phase("test", 0)
+OPTIMUM = GenerationSchedule(
+    mask_ratios=(0.8, 0.3),
+    sampling_temperatures=(0.8, 0.9, 0.7),
+    choice_temperatures=(2.0, 1.0),
+    guidance_scales=(0.2, 0.9, 1.6),
+)
+WARM = WarmStart(trials=12, random_trials=6, batch=4, images=400, keep=3)
+DESCENT = Descent(iterations=8, images=400)
+BOTH = StagedSearch(warm_start=WARM, descent=DESCENT, confirmation_images=2000)
+
+
+def laboratory(seed=0, **changes):
+    lab, pair = start_of(tiny_recipe(seed=seed))
+    lab.block_size = 20
+    return replace(lab, **changes), pair
+
+
+def tuned(settings, landscape, seed, start=None):
+    lab, pair = laboratory(seed)
+    pair = pair if start is None else replace(pair, schedule=start)
+    verdict = run_program(tune_schedule(lab, PHASE, pair, settings), landscape)
+    assert lab.spent_images == landscape.asked
+    return pair, verdict
+
+
+def truth(landscape, pair):
+    return landscape.true_distance(pair.schedule, pair.mask_ratio)
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_staged_search_ends_lower_than_it_began(seed):
+    landscape = SimulatedLandscape(OPTIMUM)
+    start, verdict = tuned(BOTH, landscape, seed)
+    assert truth(landscape, verdict.pair) < truth(landscape, start) - 0.1
+    assert verdict.pair.training == start.training
+
+
+@pytest.mark.parametrize(("name", "share"), [("warm_start", 0.9), ("descent", 0.9)])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_stage_alone_gains(name, share, seed):
+    landscape = SimulatedLandscape(OPTIMUM)
+    settings = BOTH.model_copy(update={{"warm_start": "descent", "descent": "warm_start"}[name]: None})
+    start, verdict = tuned(settings, landscape, seed)
+    before, after = truth(landscape, start) - landscape.floor, truth(landscape, verdict.pair) - landscape.floor
+    # The descent runs with a probe a gradient, the warm start without.
+    assert any(isinstance(spec, ProbeSpec) for spec in landscape.fulfilled) == (name == "descent")
+    assert after - 1.0 < share * (before - 1.0)  # 1.0: what the untuned mask ratio costs
+
+
+def test_without_noise_a_descent_arrives():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
+    settings = StagedSearch(warm_start=None, descent=Descent(iterations=60, images=40), confirmation_images=40)
+    start, verdict = tuned(settings, landscape, 0)
+    rest = truth(landscape, verdict.pair) - landscape.floor - 1.0
+    assert rest < 0.02 * (truth(landscape, start) - landscape.floor - 1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_optimum_is_kept_whatever_the_search_saw(seed):
+    """With noise this high the search meets values below the optimum's own; on fresh seeds they do not last."""
+    landscape = SimulatedLandscape(OPTIMUM, noise=40.0, private=1.0)
+    settings = BOTH.model_copy(
+        update={"confirmation_images": 20_000, "warm_start": WARM.model_copy(update={"keep": 1})}
+    )
+    start, verdict = tuned(settings, landscape, seed, OPTIMUM)
+    assert truth(landscape, verdict.pair) <= truth(landscape, start) + 0.2
+
+
+def test_a_lucky_winner_is_caught_on_fresh_seeds():
+    """One of the warm starts above its own noise: the winner of the search loses the confirmation."""
+    lucky = 0
+    for seed in range(6):
+        landscape = SimulatedLandscape(OPTIMUM, noise=40.0, private=1.0)
+        lab, pair = laboratory(seed)
+        pair = replace(pair, schedule=OPTIMUM)
+        seen = []
+
+        class Witness:
+            def asked(self, ask):
+                pass
+
+            def decided(self, decision):
+                pass
+
+            def answered(self, ask, results, seen=seen):
+                if ask.phase.purpose == "warm start":
+                    seen += [result.value for result in results]
+
+        settings = StagedSearch(
+            warm_start=WarmStart(trials=12, random_trials=6, batch=4, images=40, keep=1),
+            descent=None,
+            confirmation_images=20_000,
+        )
+        verdict = run_program(tune_schedule(lab, PHASE, pair, settings), landscape, Witness())
+        assert len(seen) == 12
+        if min(seen) < truth(landscape, pair):
+            lucky += 1
+            assert verdict.pair == pair
+    assert lucky >= 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_confirm_never_keeps_what_is_much_worse(seed):
+    landscape = SimulatedLandscape(OPTIMUM)
+    lab, pair = laboratory(seed)
+    good = replace(pair, schedule=OPTIMUM)
+    bad = [replace(pair, schedule=autonat_initial(3, "enat")), replace(pair, schedule=maskgit_cosine(3))]
+    program = confirm(lab, PHASE, good, bad, num_images=400, seed=seed)
+    assert run_program(program, landscape).pair == good
+    verdict = run_program(confirm(lab, PHASE, bad[0], [bad[1], good], num_images=400, seed=seed), landscape)
+    assert verdict.pair == good
+    assert verdict.gain > 0
+
+
+def test_confirm_measures_each_pair_once_and_a_tie_keeps_the_incumbent():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
+    lab, pair = laboratory()
+    other = replace(pair, schedule=OPTIMUM)
+    verdict = run_program(confirm(lab, PHASE, other, [other, pair, pair], num_images=40, seed=1), landscape)
+    assert len(landscape.fulfilled) == 2
+    assert verdict.pair == other
+    assert (verdict.gain, verdict.gain_standard_error) == (0.0, 0.0)
+
+
+EDGES = GenerationSchedule((1.0, 0.0), (0.05, 10.0, 100.0), (0.0, 50.0), (-1.0, 20.0, 100.0))
+OPPOSITE_EDGES = GenerationSchedule((0.0, 1.0), (100.0, 0.05, 0.0), (50.0, 0.0), (100.0, -1.0, -1.0))
+
+
+@pytest.mark.parametrize("optimum", [EDGES, OPPOSITE_EDGES])
+@pytest.mark.parametrize("learning_rate", [0.15, 50.0])
+def test_a_descent_stays_in_range(optimum, learning_rate):
+    landscape = SimulatedLandscape(optimum, noise=0.5)
+    settings = StagedSearch(
+        warm_start=None, descent=Descent(iterations=12, images=40, learning_rate=learning_rate), confirmation_images=40
+    )
+    tuned(settings, landscape, 0)
+    places = []
+    for spec in landscape.fulfilled:
+        names = components(spec.schedule.num_steps)
+        places += [(family, value) for (family, _), value in zip(names, spec.schedule.values(), strict=True)]
+        if isinstance(spec, ProbeSpec):
+            places += [(probe.family, probe.value) for probe in spec.probes]
+    assert len(places) > 300
+    assert all(RANGE[family][0] <= value <= RANGE[family][1] for family, value in places)
+    if learning_rate > 1:
+        assert {value for _, value in places} & {0.995, 0.005, 10.0, 20.0, -0.9}
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8])
+def test_any_number_of_steps(num_steps):
+    landscape = SimulatedLandscape(autonat_initial(num_steps, "enat"))
+    _, verdict = tuned(BOTH, landscape, 0, maskgit_cosine(num_steps))
+    assert verdict.pair.schedule.num_steps == num_steps
+
+
+# Published search
+
+
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_official_search_spends_what_it_says(iterations):
+    landscape = SimulatedLandscape(OPTIMUM)
+    settings = OfficialSearch(iterations=iterations, images=60)
+    start, _ = tuned(settings, landscape, 0)
+    per_iteration = 4 * start.schedule.num_steps - 2 + 1
+    evaluations = [spec for spec in landscape.fulfilled if isinstance(spec, EvaluationSpec)]
+    assert len(evaluations) == len(landscape.fulfilled) == iterations * per_iteration + 1
+    assert landscape.asked == 60 * len(evaluations)
+    assert all(spec.labels == "random" for spec in evaluations[:-1])
+    assert len({spec.seed for spec in evaluations}) == len(evaluations)
+    for spec in evaluations:
+        names = components(spec.schedule.num_steps)
+        assert all(
+            BOUNDS[family][0] <= value <= BOUNDS[family][1]
+            for (family, _), value in zip(names, spec.schedule.values(), strict=True)
+        )
+
+
+def test_official_search_descends_where_there_is_no_noise():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
+    start, verdict = tuned(OfficialSearch(iterations=20, images=40), landscape, 0)
+    assert truth(landscape, verdict.pair) < truth(landscape, start) - 0.05
+
+
+def test_official_search_ends_with_the_budget():
+    landscape = SimulatedLandscape(OPTIMUM)
+    lab, pair = laboratory(budget_images=1500)
+    run_program(tune_schedule(lab, PHASE, pair, OfficialSearch(iterations=20, images=60)), landscape)
+    assert landscape.asked == 3 * 11 * 60 + 60
+
+
+# Mask ratios
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(12.0, 3.0), (1.5, 3.0), (6.0, 0.75), (24.0, 12.0), (10.0, 2.0)])
+@pytest.mark.parametrize("start", [None, BetaMaskRatio(6.0, 3.0)])
+def test_beta_search_finds_the_neighbourhood_of_the_optimum(alpha, beta, start):
+    landscape = SimulatedLandscape(OPTIMUM, alpha=alpha, beta=beta, noise=0.1)
+    lab, pair = laboratory()
+    pair = pair if start is None else replace(pair, training=replace(pair.training, mask_ratio=start))
+    found = run_program(search_mask_ratio(lab, PHASE, pair, BetaSearch(max_trainings=30, images=400)), landscape)
+    assert found.schedule == pair.schedule
+    assert isinstance(found.mask_ratio, BetaMaskRatio)
+    # On a grid of factors of two the nearest point is within a factor of the square root of two.
+    assert 0.7 < found.mask_ratio.alpha / alpha < 1.42
+    assert 0.7 < found.mask_ratio.beta / beta < 1.42
+
+
+@pytest.mark.parametrize("most", range(1, 9))
+@pytest.mark.parametrize("start", [None, BetaMaskRatio(6.0, 3.0), FixedMaskRatio(0.5)])
+def test_beta_search_never_trains_more_than_allowed(most, start):
+    landscape = SimulatedLandscape(OPTIMUM, alpha=100.0, beta=0.1)
+    lab, pair = laboratory()
+    pair = pair if start is None else replace(pair, training=replace(pair.training, mask_ratio=start))
+    run_program(search_mask_ratio(lab, PHASE, pair, BetaSearch(max_trainings=most, images=40)), landscape)
+    trainings = [spec for spec in landscape.fulfilled if isinstance(spec, TrainSpec)]
+    assert len(trainings) == len(set(trainings))
+    # A Beta at the start counts as measured.
+    assert most - isinstance(pair.mask_ratio, BetaMaskRatio) <= len(trainings) <= most
+    # Nothing is measured before it is trained.
+    trained = {pair.training}
+    for spec in landscape.fulfilled:
+        if isinstance(spec, TrainSpec):
+            trained.add(spec)
+        else:
+            assert spec.training in trained
+
+
+def test_beta_search_keeps_an_incumbent_that_nothing_beats():
+    landscape = SimulatedLandscape(OPTIMUM, alpha=6.0, beta=3.0)
+    lab, pair = laboratory()
+    pair = replace(pair, training=replace(pair.training, mask_ratio=BetaMaskRatio(6.0, 3.0)))
+    settings = BetaSearch(max_trainings=8, images=2000)
+    assert run_program(search_mask_ratio(lab, PHASE, pair, settings), landscape) == pair
+
+
+# The whole study
+
+
+def whole(seed=0, **changes):
+    settings = {
+        "schedule__num_steps": 2,
+        "search__warm_start": {"trials": 4, "random_trials": 2, "batch": 2, "images": 400, "keep": 2},
+        "search__descent": {"iterations": 2, "images": 400},
+        "search__confirmation_images": 2000,
+        "beta__images": 2000,
+        "beta__max_trainings": 6,
+        "held_out_images": 2000,
+        "rounds": 3,
+    }
+    return tiny_recipe(seed=seed, **{**settings, **changes})
+
+
+SMALL_OPTIMUM = GenerationSchedule((0.6,), (0.8, 0.7), (2.0,), (0.2, 1.6))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_study_finds_a_better_pair_and_counts_what_it_spent(seed):
+    landscape = SimulatedLandscape(SMALL_OPTIMUM)
+    recipe = whole(seed)
+    summary = run_program(alternate(recipe), landscape)
+    assert summary["tuned"]["value"] < summary["tuned_schedule"]["value"] < summary["baseline"]["value"]
+    assert summary["mask_ratio"]["kind"] == "beta"
+    held_out = [spec for spec in landscape.fulfilled if isinstance(spec, EvaluationSpec)][-3:]
+    assert len({spec.seed for spec in held_out}) == 1
+    assert all(spec.seed != held_out[0].seed for spec in landscape.fulfilled[:-3])
+    assert summary["images_spent"] + 3 * recipe.held_out_images == landscape.asked
+    assert summary["baseline_schedule"] == {
+        name: getattr(recipe.schedule.build(), name) for name in recipe.schedule.build().__slots__
+    }
+
+
+def test_alternation_stops_where_a_round_brings_nothing():
+    """The landscape's best network is the baseline's own: nothing beats it, so one round is enough."""
+
+    class Contented(SimulatedLandscape):
+        def true_distance(self, schedule, mask_ratio):
+            return super().true_distance(schedule, BetaMaskRatio(self.alpha, self.beta)) + (mask_ratio.kind == "beta")
+
+    landscape = Contented(SMALL_OPTIMUM, noise=0.1)
+    summary = run_program(alternate(whole(rounds=9)), landscape)
+    assert summary["rounds"] == 1
+    assert summary["mask_ratio"] == {"kind": "arccos"}
+    assert summary["tuned"] == summary["tuned_schedule"]
+
+
+def test_alternation_stops_after_its_rounds_and_without_a_mask_ratio_search():
+    assert run_program(alternate(whole(rounds=1)), SimulatedLandscape(SMALL_OPTIMUM))["rounds"] == 1
+    summary = run_program(alternate(whole(beta=None)), SimulatedLandscape(SMALL_OPTIMUM))
+    assert summary["rounds"] == 0
+    assert summary["tuned"] == summary["tuned_schedule"]
+
+
+BUDGETS = [1, 1_000, 4_000, 10_000, 14_000, 20_000, 24_000, 26_000, 30_000, 40_000]
+
+
+def test_alternation_stops_with_its_budget():
+    """Whatever the budget ends in, the study ends, with little more than the budget spent."""
+    spent = []
+    for budget in BUDGETS:
+        recipe = whole(budget_images=budget, rounds=9)
+        summary = run_program(alternate(recipe), SimulatedLandscape(SMALL_OPTIMUM))
+        spent.append(summary["images_spent"])
+        assert summary["tuned"]["value"] > 0
+    # A confirmation of each stage and of the alternation, and what was asked for in one piece, may come on top.
+    assert all(value <= budget + 40_000 for value, budget in zip(spent, BUDGETS, strict=True))
+    assert spent == sorted(spent)
+    assert spent[0] < spent[-1]
+
+
+def test_the_budget_may_end_with_any_request():
+    """A budget that ends with each of the requests in turn."""
+    ends, total = [], 0
+    landscape = SimulatedLandscape(SMALL_OPTIMUM)
+    run_program(alternate(whole(rounds=1)), landscape)
+    for spec in landscape.fulfilled:
+        total += spec.images
+        ends.append(total)
+    for budget in sorted(set(ends))[:-3]:
+        if budget:
+            summary = run_program(alternate(whole(rounds=1, budget_images=budget)), SimulatedLandscape(SMALL_OPTIMUM))
+            assert summary["images_spent"] >= 0
+
+
+def test_an_official_study():
+    recipe = whole(search={"method": "official", "iterations": 2, "images": 60}, beta=None)
+    landscape = SimulatedLandscape(SMALL_OPTIMUM)
+    summary = run_program(alternate(recipe), landscape)
+    assert summary["images_spent"] == (2 * 7 + 1) * 60
+    assert landscape.asked == summary["images_spent"] + 3 * 2000
+
+
+# Running a program again
+
+
+class Recorder:
+    """Answers from a memo; stops after so many answered requests."""
+
+    def __init__(self, memo, limit=None):
+        self.memo, self.limit = memo, limit
+        self.landscape = SimulatedLandscape(SMALL_OPTIMUM)
+        self.asked, self.computed = [], []
+
+    def fulfil(self, requests):
+        if self.limit is not None and len(self.asked) >= self.limit:
+            raise KeyboardInterrupt
+        names = [fingerprint(spec) for spec in requests]
+        self.asked.append(names)
+        for name, spec in zip(names, requests, strict=True):
+            if name not in self.memo:
+                self.computed.append(name)
+                (self.memo[name],) = self.landscape.fulfil([spec])
+        return [self.memo[name] for name in names]
+
+
+def journal_of(fulfiller, recipe):
+    entries = []
+    try:
+        summary = run_program(alternate(recipe), fulfiller, journal=entries.extend)
+    except KeyboardInterrupt:
+        summary = None
+    return summary, entries
+
+
+REPLAYED = {"rounds": 1, "beta__max_trainings": 3}
+
+
+@pytest.fixture(scope="module")
+def in_one_go():
+    recorder = Recorder({})
+    return recorder, *journal_of(recorder, whole(**REPLAYED))
+
+
+def test_a_program_asks_the_same_again(in_one_go):
+    recorder, summary, entries = in_one_go
+    again = Recorder({})
+    assert journal_of(again, whole(**REPLAYED)) == (summary, entries)
+    assert again.asked == recorder.asked
+    other = Recorder({})
+    journal_of(other, whole(seed=1, **REPLAYED))
+    assert not {name for names in other.asked for name in names} & {name for names in again.asked for name in names}
+
+
+def test_a_crash_after_any_request_is_made_good(in_one_go):
+    recorder, summary, entries = in_one_go
+    assert len(recorder.asked) > 10
+    for answered in range(len(recorder.asked)):
+        memo = {}
+        first = Recorder(memo, limit=answered)
+        cut, cut_entries = journal_of(first, whole(**REPLAYED))
+        assert cut is None
+        assert first.asked == recorder.asked[:answered]
+        assert cut_entries == entries[: len(cut_entries)]
+        second = Recorder(memo)
+        assert journal_of(second, whole(**REPLAYED)) == (summary, entries)
+        assert first.computed + second.computed == recorder.computed
+
+
+def test_the_answers_and_nothing_else_decide():
+    """Another answer to one request leads elsewhere: replays above agree because the answers do."""
+    memo = {}
+    first = Recorder(memo)
+    journal_of(first, whole(**REPLAYED))
+    warm_start = [name for names in first.asked[1:3] for name in names]
+    worst = max(warm_start, key=lambda name: memo[name].value)
+    memo[worst] = replace(memo[worst], value=memo[worst].value - 5)
+    second = Recorder(memo)
+    journal_of(second, whole(**REPLAYED))
+    assert second.asked[:3] == first.asked[:3]
+    assert second.asked != first.asked
+    assert second.computed
+
+
+def test_requests_of_one_batch_do_not_depend_on_each_other(in_one_go):
+    """All of a batch is asked before any of it is answered."""
+    program = alternate(whole(**REPLAYED))
+    event = next(program)
+    assert isinstance(event, Ask)
+    sizes = [len(names) for names in in_one_go[0].asked]
+    assert max(sizes) > 1
+    assert list(itertools.accumulate(sizes))[-1] >= len(in_one_go[0].computed)
