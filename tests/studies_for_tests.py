@@ -44,7 +44,14 @@ TINY: dict[str, Any] = {
         "descent": {"iterations": 1, "images": 40},
         "confirmation_images": 40,
     },
-    "beta": {"start_alpha": 6, "start_beta": 3, "max_trainings": 2, "images": 40},
+    "beta": {
+        "start_alpha": 6,
+        "start_beta": 3,
+        "max_trainings": 2,
+        "images": 40,
+        "retune": {"trials": 2, "random_trials": 2, "batch": 2, "images": 40, "keep": 1},
+    },
+    "later_search": None,
     "block_size": 20,
     "held_out_images": 40,
 }
@@ -81,7 +88,7 @@ def dotted(data: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += dotted(value, f"{prefix}{key}.")
         else:
-            lines.append(f"{prefix}{key}={value}")
+            lines.append(f"{prefix}{key}={'null' if value is None else value}")
     return lines
 
 

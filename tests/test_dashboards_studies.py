@@ -553,7 +553,7 @@ def test_what_the_searches_record_can_be_shown(tmp_path, method):
         "official": OfficialSearch(iterations=2, images=200),
     }
     recipe = load_recipe("quickstart", ["beta.images=400", "held_out_images=400"])
-    recipe = recipe.model_copy(update={"search": searches[method]})
+    recipe = recipe.model_copy(update={"search": searches[method], "later_search": None})
     store = Store.open(str(tmp_path / "autonat.db"))
     writer = Writer(store, recipe.name, json.loads(recipe.model_dump_json()))
     program, results = alternate(recipe), None

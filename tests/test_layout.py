@@ -94,7 +94,8 @@ def test_a_report_is_made_without_torch():
 
 ALONE = """
 import importlib, os, sys
-import torch, pandas, sqlalchemy, scipy.stats, pydantic, plotly.graph_objects, rich.progress
+import jinja2, pandas, PIL.Image, plotly.graph_objects, plotly.offline, pydantic, rich.progress, safetensors.torch
+import scipy.stats, sqlalchemy, torch, typer
 failed = 0
 for name in sys.argv[1:]:
     pid = os.fork()

@@ -269,6 +269,7 @@ def whole(seed=0, **changes):
         "search__confirmation_images": 2000,
         "beta__images": 2000,
         "beta__max_trainings": 6,
+        "beta__retune": None,
         "held_out_images": 2000,
         "rounds": 3,
     }
@@ -386,7 +387,11 @@ def journal_of(fulfiller, recipe):
     return summary, entries
 
 
-REPLAYED = {"rounds": 1, "beta__max_trainings": 3}
+REPLAYED = {
+    "rounds": 1,
+    "beta__max_trainings": 3,
+    "beta__retune": {"trials": 4, "random_trials": 2, "batch": 2, "images": 400, "keep": 1},
+}
 
 
 @pytest.fixture(scope="module")
