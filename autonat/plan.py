@@ -76,7 +76,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
 
 def _typical_optimum(start: GenerationSchedule) -> GenerationSchedule:
     """Somewhere else than the start, so that the simulated search has a way to go."""
-    guided = tuple(scale + 1.0 for scale in start.guidance_scales)
+    guided = tuple(scale + (1.0 if scale < 10 else -1.0) for scale in start.guidance_scales)
     return GenerationSchedule(
         start.mask_ratios, start.sampling_temperatures, start.choice_temperatures, guided, start.rule
     )

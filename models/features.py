@@ -32,6 +32,8 @@ class ClassifierConfig:
         for name in ("steps", "batch_size", "dimensions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 
 
 class DigitClassifier(nn.Module):

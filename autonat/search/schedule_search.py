@@ -1,5 +1,8 @@
 """Tuning the generation schedule of one trained network."""
 
+import math
+from dataclasses import replace
+
 from autonat.config import OfficialSearch, StagedSearch
 from autonat.search.confirm import Verdict, confirm
 from autonat.search.descent import descend
@@ -36,7 +39,7 @@ def tune_schedule(
 
 def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) -> Program[Verdict]:
     verdict = None
-    incumbent = start
+    incumbent, gain, variance = start, 0.0, 0.0
     for name in ("warm start", "descent"):
         address = (phase.name, phase.round, name)
         if name == "warm start" and settings.warm_start is not None:
@@ -53,9 +56,11 @@ def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) 
             num_images=settings.confirmation_images,
             seed=lab.seed_for(*address, "confirmation"),
         )
-        incumbent = verdict.pair
+        incumbent, gain = verdict.pair, gain + verdict.gain
+        variance += verdict.gain_standard_error**2
     assert verdict is not None  # the recipe has at least one stage
-    return verdict
+    # The stages met on different seeds, so their gains add up and so do the variances.
+    return replace(verdict, gain=gain, gain_standard_error=math.sqrt(variance))
 
 
 def _official(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Verdict]:
