@@ -1,5 +1,6 @@
 """The main loop: a search program asks, the memo answers, the journal remembers."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,28 @@ class _Heart:
             self._beat()
 
 
+class _Interrupt:
+    """Ctrl-C, made certain: Python drops a KeyboardInterrupt that falls into a destructor or a weak reference's
+    callback, so the handler also leaves a note, which is read at the next event."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def _handle(self, *_: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> "_Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+
 def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Observer | None = None) -> dict[str, Any]:
     """Run a recipe's study to its end, from wherever an earlier run left it, and return the summary.
 
@@ -109,12 +132,15 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 event = program.send(results)
             except StopIteration as stop:
                 return stop.value
+            if interrupt.asked:
+                raise KeyboardInterrupt
             if isinstance(event, Ask):
                 trainings.update(fingerprint(spec) for spec in event.requests if isinstance(spec, TrainSpec))
             results = yield event
 
+    interrupt = _Interrupt()
     try:
-        with _Heart(store, study_id):
+        with interrupt, _Heart(store, study_id):
             summary = run_program(counted(alternate(recipe)), fulfiller, observer, journal)
         summary["trainings"] = len(trainings)
     except KeyboardInterrupt:
