@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autonat.specs import EvaluationSpec, FeatureSpec, ProbeSpec, Spec, TrainSpec
+from autonat.specs import EvaluationSpec, FeatureSpec, ProbeSpec, TrainSpec
 from models.frechet import Influence
 
 
@@ -39,7 +39,3 @@ class ReferenceTask:
 
 
 Task = TrainTask | EvaluationTask | ProbeTask | ReferenceTask
-
-
-def spec_of(task: Task) -> Spec:
-    return task.spec
