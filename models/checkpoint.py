@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from models.enat import ENAT, ENATConfig
+from models.networks import build_network as build_network
+from models.networks import network_config
 
 
 class CheckpointError(ValueError):
@@ -42,20 +43,17 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def build_network(config: ENATConfig) -> ENAT:
-    """An uninitialised network of a configuration."""
-    return ENAT(config)
-
-
-def save_network(path: Path, network: ENAT) -> None:
+def save_network(path: Path, network: Any) -> None:
+    """Weights, official key names, with the configuration (and its kind of network) in the header."""
     save_tensors(path, network.state_dict(), {"network": network.config.to_dict()})
 
 
-def load_network(path: Path, device: torch.device | str = "cpu") -> ENAT:
-    """The network of a file, in evaluation mode. Raises CheckpointError where the file or its shapes are wrong."""
+def load_network(path: Path, device: torch.device | str = "cpu") -> Any:
+    """The network of a file, of whichever kind it is, in evaluation mode. Raises CheckpointError where the file or its
+    shapes are wrong."""
     tensors, metadata = load_tensors(path)
     try:
-        network = build_network(ENATConfig(**metadata["network"]))
+        network = build_network(network_config(metadata["network"]))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not hold a network of this project: {error}") from error
