@@ -3,11 +3,15 @@
 B images, L = h w tokens in row order, K codes.
 """
 
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from models.images import DIGITS_LEVELS
+
+if TYPE_CHECKING:
+    from models.vqgan import VQGAN
 
 
 class Tokenizer(Protocol):
@@ -43,8 +47,94 @@ class GreyLevelTokenizer:
         return grey.to(torch.uint8).reshape(-1, 1, *self.grid)
 
 
+class VQGANTokenizer:
+    """MaskGIT's VQGAN for images of one size, on one device.
+
+    Images go through the network a few at a time (about ``pixels_at_once`` pixels), so that memory does not grow with
+    the batch: 2**19 pixels are eight images of 256x256, about 1.5 GB at the published size. Tokens and images come back
+    on the device they were given on.
+    """
+
+    def __init__(
+        self,
+        network: "VQGAN",
+        height: int = 256,
+        width: int = 256,
+        device: torch.device | str = "cpu",
+        pixels_at_once: int = 2**19,
+    ) -> None:
+        factor = network.config.downsampling
+        if min(height, width) < 1 or height % factor or width % factor:
+            raise ValueError(f"this tokenizer needs image sides that are multiples of {factor}, got {height}x{width}")
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.codebook_size = network.config.codebook_size
+        self.grid = (height // factor, width // factor)
+        self._size = (height, width)
+        self._device = torch.device(device)
+        self._images_at_once = max(1, pixels_at_once // (height * width))
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, C, H, W] to codes int64 [B, L]. Raises ValueError for another type or size."""
+        expected = (self.network.config.image_channels, *self._size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"need uint8 images [B, {', '.join(map(str, expected))}], got {images.dtype} {images.shape}"
+            )
+        tokens_BL = torch.empty(len(images), self.grid[0] * self.grid[1], dtype=torch.int64, device=images.device)
+        for part in self._parts(len(images)):
+            tokens_BL[part] = (
+                self.network.encode(images[part].to(self._device, self._dtype) / 255).flatten(1).to(images.device)
+            )
+        return tokens_BL
+
+    def decode(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Codes int64 [B, L] to uint8 [B, C, H, W], halves rounded up. Raises ValueError for what is not a code."""
+        images = self._empty(tokens_BL, torch.uint8)
+        for part in self._parts(len(tokens_BL)):
+            images[part] = (self._decoded(tokens_BL[part]) * 255 + 0.5).to(torch.uint8).to(images.device)
+        return images
+
+    def decode_float(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Codes int64 [B, L] to float32 [B, C, H, W] in [0, 1], for protocols that do not round to bytes."""
+        images = self._empty(tokens_BL, torch.float32)
+        for part in self._parts(len(tokens_BL)):
+            images[part] = self._decoded(tokens_BL[part]).to(images.device, torch.float32)
+        return images
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.network.quantize.embedding.weight.dtype
+
+    def _parts(self, count: int) -> list[slice]:
+        return [slice(start, start + self._images_at_once) for start in range(0, count, self._images_at_once)]
+
+    def _empty(self, tokens_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        rows, columns = self.grid
+        if tokens_BL.dim() != 2 or tokens_BL.shape[1] != rows * columns:
+            raise ValueError(f"need tokens [B, {rows * columns}], got {tuple(tokens_BL.shape)}")
+        shape = (len(tokens_BL), self.network.config.image_channels, *self._size)
+        return torch.empty(shape, dtype=dtype, device=tokens_BL.device)
+
+    def _decoded(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        codes_Bhw = tokens_BL.to(self._device).view(-1, *self.grid)
+        with torch.no_grad():
+            return self.network.decode(codes_Bhw).clamp(0, 1)
+
+
 def tokenizer_for(data: str) -> Tokenizer:
     """The tokenizer of a data set. Raises ValueError for a data set that has none."""
     if data == "digits":
         return GreyLevelTokenizer()
     raise ValueError(f"no tokenizer for data set {data!r}")
+
+
+def open_tokenizer(name: str, size: int | None = None, device: torch.device | str = "cpu") -> Tokenizer:
+    """``digits``, or the path of a VQGAN's checkpoint; for square images of ``size`` pixels (default 8, 256).
+
+    Raises CheckpointError for a file that is not one and ValueError for a size that does not fit it.
+    """
+    if name == "digits":
+        return GreyLevelTokenizer(size or 8, size or 8)
+    from models.vqgan_checkpoint import load_vqgan
+
+    return VQGANTokenizer(load_vqgan(Path(name)), size or 256, size or 256, device)
