@@ -121,7 +121,7 @@ class InceptionFeatures:
 
 
 def resized(images_BCHW: Tensor, protocol: MetricProtocol) -> Tensor:
-    """Images as the network takes them: float32 [B, 3, 299, 299] in [-1, 1]. Raises ValueError where they do not fit."""
+    """Images as the network takes them: float32 [B, 3, 299, 299] in [-1, 1]. Raises ValueError for other images."""
     if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3:
         raise ValueError(f"Inception needs images [B, 3, H, W], got {tuple(images_BCHW.shape)}")
     right_type = images_BCHW.dtype == torch.uint8 if protocol.images == "uint8" else images_BCHW.is_floating_point()
@@ -157,7 +157,8 @@ def _load(path: Path, expected_sha256: str) -> tuple[str, nn.Module]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler may raise anything
-        raise CheckpointError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        reason = "it holds more than tensors" if "Weights only load" in str(error) else _first_line(error)
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict of tensors")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
