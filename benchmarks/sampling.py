@@ -10,7 +10,7 @@ from models.checkpoint import build_network
 from models.evaluate import Block, Generator, dithers
 from models.frechet import Reference
 from models.probes import Probe, probe_tokens
-from models.sample import Canvas, Knobs, advance, guided_logits, predict, sample
+from models.sample import Canvas, GuidedNetwork, Knobs, advance, guided_logits, sample
 from models.schedule import GenerationSchedule, autonat_initial, components, maskgit_cosine
 from models.tokenizer import GreyLevelTokenizer
 
@@ -19,11 +19,11 @@ def plain_sample(generator: Generator, schedule: GenerationSchedule, block: Bloc
     """Both branches at every step, no table for the first."""
     labels, noise, config = generator.labels(block), generator.noise(block), generator.network.config
     canvas = Canvas.empty(block.size, config.num_tokens, config.codebook_size)
-    reused = (None, None)
+    guided, reused = GuidedNetwork(generator.network, labels), None
     with torch.inference_mode():
         for step in range(schedule.num_steps):
             knobs = Knobs.at(schedule, step)
-            seen = predict(generator.network, canvas, labels, reused)
+            seen = guided.predict(canvas, reused)
             logits = guided_logits(seen.conditional_BNK, seen.unconditional_BNK, knobs.guidance_scale)
             taken = advance(canvas, seen.positions_BN, logits, knobs, noise.draw(step), noise.choice(step))
             canvas, reused = taken.canvas, seen.reused

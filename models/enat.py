@@ -10,11 +10,13 @@ since, M are masked, P + V + M = L, the same counts in the whole batch.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+DecoderAttention = Literal["self_cross", "full", "cross"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,15 @@ class ENATConfig:
     initial_positions: `normal` as the official code, or `sinusoidal`: learned all the same, but neighbours on the
     square grid begin alike, so that a short training finds out to look at them (without it the digits' network
     spends its first thousand steps on what a position and a class say alone).
+    decoder_attention: who attends to whom in the decoder ([M] masked, [V] visible tokens; the paper's ablation):
+      `self_cross` [M]&[V] -> [M], the paper's choice.
+      `full` [M]&[V] -> [M]&[V], as MAE: the decoder updates visible tokens too. What is handed on at visible positions
+      stays the encoder's output all the same: the reuse projection is made for it, and what the decoder adds has seen
+      [MASK] tokens that the next step may no longer have.
+      `cross` [V] -> [M], as CrossMAE: masked tokens do not see each other. Where no token is visible there is nothing
+      else to attend to, and they do.
+      The weights have the same names and shapes in all three: keys and values of visible tokens come from projection
+      A, those of masked ones from B.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -40,6 +51,7 @@ class ENATConfig:
     mlp_ratio: float = 4.0
     embedding_std: float = 0.02
     initial_positions: Literal["normal", "sinusoidal"] = "normal"
+    decoder_attention: DecoderAttention = "self_cross"
     kind: Literal["enat"] = "enat"
 
     def __post_init__(self) -> None:
@@ -52,6 +64,11 @@ class ENATConfig:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.initial_positions not in ("normal", "sinusoidal"):
             raise ValueError(f"initial_positions must be 'normal' or 'sinusoidal', got {self.initial_positions!r}")
+        if self.decoder_attention not in get_args(DecoderAttention):
+            raise ValueError(
+                f"decoder_attention must be one of {', '.join(get_args(DecoderAttention))}, "
+                f"got {self.decoder_attention!r}"
+            )
         if self.initial_positions == "sinusoidal" and (
             self.width % 4 or math.isqrt(self.num_tokens) ** 2 != self.num_tokens
         ):
@@ -71,6 +88,10 @@ class Reused:
     features_BLD: Tensor
     visible_BL: Tensor
     num_visible: int
+
+    def rows(self, count: int) -> "Reused":
+        """Of the first `count` images alone."""
+        return Reused(self.features_BLD[:count], self.visible_BL[:count], self.num_visible)
 
 
 class _Embeddings(nn.Module):
@@ -107,7 +128,7 @@ class _MLP(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Queries from a block's own tokens; keys and values from a context (projection A) and from the own ones (B)."""
+    """Keys and values from a context (projection A) and from a block's own tokens (B), each None where left out."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -120,18 +141,19 @@ class _Attention(nn.Module):
         batch, length, _ = x.shape
         return list(x.reshape(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0))
 
-    def forward(self, own: Tensor, context: Tensor | None) -> Tensor:
-        (query,) = self._split(self.q(own), 1)
-        projected = self.kv["B"](own)
-        if context is not None:
-            projected = torch.cat([self.kv["A"](context), projected], dim=1)
-        key, value = self._split(projected, 2)
+    def forward(self, queries: Tensor, context: Tensor | None, own: Tensor | None) -> Tensor:
+        (query,) = self._split(self.q(queries), 1)
+        projected = [self.kv[name](x) for name, x in (("A", context), ("B", own)) if x is not None]
+        key, value = self._split(torch.cat(projected, dim=1) if len(projected) == 2 else projected[0], 2)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 def _modulate(x: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
     return x * (1 + scale_BD[:, None]) + shift_BD[:, None]
+
+
+Modulation = tuple[Tensor, ...]
 
 
 class _Block(nn.Module):
@@ -147,12 +169,28 @@ class _Block(nn.Module):
         self.mlp = _MLP(width, config.mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 8 * width))
 
-    def forward(self, own: Tensor, context: Tensor | None, condition_BD: Tensor) -> Tensor:
-        chunks = self.adaLN_modulation(condition_BD).chunk(8, dim=1)
-        shift_own, scale_own, shift_context, scale_context, gate_attention, shift_mlp, scale_mlp, gate_mlp = chunks
+    def modulation(self, condition_BD: Tensor) -> Modulation:
+        """Shifts, scales and gates [B, D] of every part; they depend on the class alone."""
+        return self.adaLN_modulation(condition_BD).chunk(8, dim=1)
+
+    def forward(
+        self,
+        own: Tensor,
+        context: Tensor | None,
+        modulation: Modulation,
+        attention: DecoderAttention = "self_cross",
+    ) -> Tensor:
+        """The updated own tokens; under `full` the updated context in front of them."""
+        shift_own, scale_own, shift_context, scale_context, gate_attention, shift_mlp, scale_mlp, gate_mlp = modulation
+        queries = normed = _modulate(self.norm1(own), shift_own, scale_own)
+        normed_context = None
         if context is not None:
-            context = _modulate(self.norm1_(context), shift_context, scale_context)
-        attended = self.attn(_modulate(self.norm1(own), shift_own, scale_own), context)
+            normed_context = _modulate(self.norm1_(context), shift_context, scale_context)
+            if attention == "full":
+                queries = torch.cat([_modulate(self.norm1(context), shift_own, scale_own), normed], dim=1)
+                own = torch.cat([context, own], dim=1)
+        sees_own = attention != "cross" or context is None
+        attended = self.attn(queries, normed_context, normed if sees_own else None)
         own = own + gate_attention[:, None] * attended
         return own + gate_mlp[:, None] * self.mlp(_modulate(self.norm2(own), shift_mlp, scale_mlp))
 
@@ -243,6 +281,11 @@ class ENAT(nn.Module):
             )
         return self
 
+    def prepare(self, labels_B: Tensor) -> list[Modulation]:
+        """What depends on the class alone, and so needs to be computed once for all steps of an image."""
+        condition_BD = self.y_embedder(labels_B)
+        return [cast(_Block, block).modulation(condition_BD) for block in self.blocks]
+
     def forward(
         self,
         tokens_BL: Tensor,
@@ -250,14 +293,16 @@ class ENAT(nn.Module):
         labels_B: Tensor,
         reused: Reused | None = None,
         num_masked: int | None = None,
+        prepared: list[Modulation] | None = None,
     ) -> Reused:
         """Features of every position at one step.
 
         tokens_BL: int64 codes (what stands at masked positions does not matter); masked_BL: bool, M True in each row;
         labels_B: int64 classes, ``null_class`` for the unconditional branch; reused: what the step before returned,
         whose visible positions must still be visible; num_masked: M, where the caller knows it (spares a
-        synchronisation). Returns features [B, L, D] before the last LayerNorm, to hand to ``logits`` and to the next
-        step. Raises ValueError where the counts differ within the batch.
+        synchronisation); prepared: ``prepare(labels_B)`` of this network, where the caller keeps it. Returns features
+        [B, L, D] before the last LayerNorm, to hand to ``logits`` and to the next step. Raises ValueError where the
+        counts differ within the batch.
         """
         length = tokens_BL.shape[1]
         if num_masked is None:
@@ -280,8 +325,10 @@ class ENAT(nn.Module):
 
         tokens_BL = tokens_BL.masked_fill(masked_BL, self.mask_token)
         embedded_BLD = self.x_embedder(tokens_BL)
-        condition_BD = self.y_embedder(labels_B)
-        encoder, decoder = self.blocks[: self.config.encoder_blocks], self.blocks[self.config.encoder_blocks :]
+        if prepared is None:
+            prepared = self.prepare(labels_B)
+        blocks = list(zip(self.blocks, prepared, strict=True))
+        encoder, decoder = blocks[: self.config.encoder_blocks], blocks[self.config.encoder_blocks :]
 
         visible: list[Tensor] = []
         if reused is not None:  # also with P = 0: the projection then has a gradient, of zero
@@ -289,17 +336,20 @@ class ENAT(nn.Module):
         if num_new:
             context = visible[0] if num_reused else None
             encoded_BVD = _gather(embedded_BLD, new_BV)
-            for block in encoder:
-                encoded_BVD = block(encoded_BVD, context, condition_BD)
+            for block, modulation in encoder:
+                encoded_BVD = block(encoded_BVD, context, modulation)
             visible.append(encoded_BVD)
         decoded_BMD = _gather(embedded_BLD, masked_BM)
         if num_masked:
             context = torch.cat(visible, dim=1) if num_reused + num_new else None
-            for block in decoder:
-                decoded_BMD = block(decoded_BMD, context, condition_BD)
+            for block, modulation in decoder:
+                decoded_BMD = block(decoded_BMD, context, modulation, self.config.decoder_attention)
+                if self.config.decoder_attention == "full" and context is not None:
+                    context, decoded_BMD = decoded_BMD.split([num_reused + num_new, num_masked], dim=1)
 
         ordered_BLD = torch.cat([*visible, decoded_BMD], dim=1)
-        inverse_BL = torch.argsort(order_BL, dim=1)
+        positions_BL = torch.arange(length, device=order_BL.device).expand_as(order_BL)
+        inverse_BL = torch.empty_like(order_BL).scatter_(1, order_BL, positions_BL)
         return Reused(_gather(ordered_BLD, inverse_BL), ~masked_BL, length - num_masked)
 
     def logits(self, features_BND: Tensor) -> Tensor:

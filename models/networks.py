@@ -50,6 +50,9 @@ class Network(Protocol):
     def null_class(self) -> int:
         """The label of the unconditional branch: num_classes."""
 
+    def prepare(self, labels_B: Tensor) -> Any:
+        """What depends on the labels alone, for `prepared` below."""
+
     def __call__(
         self,
         tokens_BL: Tensor,
@@ -57,9 +60,14 @@ class Network(Protocol):
         labels_B: Tensor,
         reused: Any = None,
         num_masked: int | None = None,
+        prepared: Any = None,
     ) -> State:
-        """Features at one step. What stands in tokens_BL at masked positions is never read; reused: what the step
-        before returned for the same images and labels; num_masked: the count of every row, where the caller knows it."""
+        """Features at one step.
+
+        What stands in tokens_BL at masked positions is never read; reused: what the step before returned for the same
+        images and labels; num_masked: the count of every row, where the caller knows it; prepared: ``prepare`` of the
+        same labels and weights, where the caller keeps it from step to step.
+        """
 
     def logits(self, features_BND: Tensor) -> Tensor:
         """[B, N, K] from features at any N positions."""

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.evaluate import Block, Generator, dithers
-from models.features import DigitClassifier
+from models.evaluate import Block, FeatureNetwork, Generator, dithers
 from models.frechet import Influence
-from models.sample import Canvas, Knobs, Prediction, Step, advance, guided_logits, predict
+from models.sample import Canvas, GuidedNetwork, Knobs, Prediction, Step, advance, guided_logits
 from models.schedule import FAMILIES, GenerationSchedule
 
 KNOB_OF_FAMILY = {
@@ -51,8 +50,7 @@ def probe_tokens(
     draw = [noise.draw(step) for step in range(schedule.num_steps)]
     choice = [noise.choice(step) for step in range(schedule.num_steps)]
 
-    def look(canvas: Canvas, reused: tuple[Any, Any]) -> Prediction:
-        return predict(generator.network, canvas, labels_B, reused, first_logits=generator.first_logits)
+    guided = GuidedNetwork(generator.network, labels_B, generator.first_logits)
 
     def act(canvas: Canvas, seen: Prediction, step: int, knobs: Knobs) -> Step:
         logits = guided_logits(seen.conditional_BNK, seen.unconditional_BNK, knobs.guidance_scale)
@@ -63,16 +61,16 @@ def probe_tokens(
         for later in range(step + 1, schedule.num_steps):
             if taken.canvas.num_masked == 0:
                 break
-            seen = look(taken.canvas, seen.reused)
+            seen = guided.predict(taken.canvas, seen.reused)
             taken = act(taken.canvas, seen, later, Knobs.at(schedule, later, offsets[later]))
         return taken.sampled_BL
 
     config = generator.network.config
     canvas = Canvas.empty(len(labels_B), config.num_tokens, config.codebook_size, labels_B.device)
-    reused: tuple[Any, Any] = (None, None)
+    reused: Any = None
     probed: dict[int, Tensor] = {}
     for step in range(schedule.num_steps):
-        seen = look(canvas, reused)
+        seen = guided.predict(canvas, reused)
         knobs = Knobs.at(schedule, step, offsets[step])
         for number, probe in enumerate(probes):
             if probe.step == step:
@@ -90,7 +88,7 @@ def probe_tokens(
 @torch.inference_mode()
 def probe_block(
     generator: Generator,
-    features: DigitClassifier,
+    features: FeatureNetwork,
     influence: Influence,
     schedule: GenerationSchedule,
     probes: tuple[Probe, ...],
@@ -99,8 +97,15 @@ def probe_block(
     """For each probe, the block's mean of psi(probe) - psi(base): its share in the change of the distance."""
 
     def score(tokens_BL: Tensor) -> Tensor:
-        return influence.of_features(features.features(generator.tokenizer.decode(tokens_BL)))
+        return influence.of_features(features.features(generator.decode(tokens_BL, features.images)))
 
-    base_BL, probed = probe_tokens(generator, schedule, probes, block)
+    with generator.precisely():
+        base_BL, probed = probe_tokens(generator, schedule, probes, block)
     base_B = score(base_BL)
-    return [float((score(tokens_BL) - base_B).mean()) for tokens_BL in probed]
+    changes = []
+    for tokens_BL in probed:
+        # An image whose tokens stayed the same is not looked at again: its change is 0.
+        moved_B = (tokens_BL != base_BL).any(dim=1)
+        gained = float((score(tokens_BL[moved_B]) - base_B[moved_B.to(base_B.device)]).sum()) if moved_B.any() else 0.0
+        changes.append(gained / len(base_BL))
+    return changes

@@ -2,7 +2,7 @@
 
 Shapes: B images, L tokens, N positions that are predicted (all masked ones are among them), K codes.
 
-Two published rules, chosen by ``schedule.rule``:
+Three published rules, chosen by ``schedule.rule``:
 
 * ``enat`` (official ENAT): floor(L r) tokens are masked again, without a clamp; the sampling temperature is at least
   1e-3. 0 is allowed before the last step; the image is finished then. (No more than the masked ones: a ratio that
@@ -10,6 +10,11 @@ Two published rules, chosen by ``schedule.rule``:
 * ``autonat`` (official ImprovedNAT): n = clamp(floor(L r), 1, masked tokens of the first image - 1), one n for the
   batch; every token whose confidence is at most the n-th smallest is masked again, ties included; the temperature is
   at least 1e-4.
+* ``muse`` (MUSE-Pytorch, ``MUSE.generate``): counts and ties as ``autonat``; the confidence is the guided logit itself
+  instead of its log-probability; no floor, temperature 0 takes the likeliest token.
+
+AdaNAT's loop for the same text network gives every image values of its own. Run image by image its values decode the
+same under ``enat``, except that AdaNAT reveals all tokens that tie at the cut, and that its last step may leave masks.
 """
 
 import math
@@ -23,7 +28,10 @@ from torch import Tensor
 from models.random_streams import gumbel, stream
 from models.schedule import GenerationSchedule
 
-TEMPERATURE_FLOOR = {"enat": 1e-3, "autonat": 1e-4}
+TEMPERATURE_FLOOR = {"enat": 1e-3, "autonat": 1e-4, "muse": 0.0}
+
+# Rules that clamp the count and mask every token up to the n-th smallest confidence; the others mask the n smallest.
+CUTS_AT_CONFIDENCE = ("autonat", "muse")
 
 
 class Noise(Protocol):
@@ -96,12 +104,12 @@ class Canvas:
 @dataclass(frozen=True)
 class Prediction:
     """What the network says at one step: logits [B, N, K] of both branches (unconditional: None where it was not run)
-    at positions [B, N], and what the next step may reuse of each branch."""
+    at positions [B, N], and what the next step may reuse."""
 
     positions_BN: Tensor
     conditional_BNK: Tensor
     unconditional_BNK: Tensor | None
-    reused: tuple[Any, Any]
+    reused: Any
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: floa
 def count_to_mask(knobs: Knobs, num_tokens: int, num_masked: int) -> int:
     """How many tokens the rule masks again: `num_masked` are masked now, in the first image."""
     wanted = math.floor(num_tokens * knobs.mask_ratio + knobs.dither)
-    if knobs.rule == "autonat":
+    if knobs.rule in CUTS_AT_CONFIDENCE:
         return max(1, min(num_masked - 1, wanted))
     return min(wanted, num_masked)
 
@@ -139,18 +147,22 @@ def advance(
 ) -> Step:
     """One decoding step from guided logits: draw every masked token, keep the most trusted, mask the rest again.
 
-    Confidence is the log-probability (at temperature 1) of the drawn token plus choice temperature times Gumbel noise
-    (MaskGIT, section 3.2; AutoNAT, eq. 3 to 5).
+    Confidence is the log-probability (at temperature 1) of the drawn token, under ``muse`` its guided logit, plus
+    choice temperature times Gumbel noise (MaskGIT, section 3.2; AutoNAT, eq. 3 to 5).
     """
+    noise_BNK = draw_noise_BLK
+    if noise_BNK is not None and positions_BN.shape[1] != noise_BNK.shape[1]:
+        noise_BNK = noise_BNK.gather(1, positions_BN[..., None].expand(-1, -1, logits_BNK.shape[-1]))
     temperature = max(knobs.sampling_temperature, TEMPERATURE_FLOOR[knobs.rule])
-    tempered_BNK = logits_BNK / temperature
-    if draw_noise_BLK is not None:
-        codes = logits_BNK.shape[-1]
-        index = positions_BN[..., None].expand(-1, -1, codes)
-        whole = positions_BN.shape[1] == draw_noise_BLK.shape[1]
-        tempered_BNK = tempered_BNK + (draw_noise_BLK if whole else draw_noise_BLK.gather(1, index))
+    if knobs.rule == "muse":  # logits + tau g, which is the same draw as logits / tau + g
+        tempered_BNK = logits_BNK if noise_BNK is None else logits_BNK + (temperature * noise_BNK).to(logits_BNK.dtype)
+    else:
+        tempered_BNK = logits_BNK / temperature
+        if noise_BNK is not None:
+            tempered_BNK = tempered_BNK + noise_BNK
     drawn_BN = tempered_BNK.argmax(dim=-1)
-    trust_BN = logits_BNK.log_softmax(dim=-1).gather(-1, drawn_BN[..., None])[..., 0]
+    trust_BNK = logits_BNK if knobs.rule == "muse" else logits_BNK.log_softmax(dim=-1)
+    trust_BN = trust_BNK.gather(-1, drawn_BN[..., None])[..., 0]
 
     masked_BL = canvas.masked_BL
     sampled_BL = canvas.tokens_BL.scatter(1, positions_BN, drawn_BN)
@@ -162,7 +174,7 @@ def advance(
 
     num_masked = canvas.num_masked if canvas.num_masked is not None else int(masked_BL[0].sum())
     count = count_to_mask(knobs, masked_BL.shape[1], num_masked)
-    if knobs.rule == "autonat":
+    if knobs.rule in CUTS_AT_CONFIDENCE:
         cut_B1 = confidence_BL.sort(dim=1).values[:, count - 1 : count]
         again_BL = confidence_BL <= cut_B1
         counts_B = again_BL.sum(1)
@@ -175,17 +187,57 @@ def advance(
     return Step(sampled_BL, confidence_BL, Canvas(sampled_BL, again_BL, remaining))
 
 
-def first_step_logits(network: Any) -> Tensor:
-    """Logits [C + 1, L, K] of the empty canvas for every class and, last, without a class.
+class FirstStepLogits:
+    """Logits of the empty canvas, by class.
 
-    An empty canvas depends on the class alone, so one small pass serves the first step of every image.
+    An empty canvas depends on the class alone, so one pass serves the first step of every image of a class, and one
+    pass without a class that of every image. Classes are computed when first asked for, in groups of fixed members, so
+    that the order of asking does not change a bit. Where all classes together would take more than `limit_bytes` (as
+    with captions), only the unconditional logits are kept.
     """
-    config = network.config
-    device = next(network.parameters()).device
-    labels = torch.arange(config.num_classes + 1, device=device)
-    canvas = Canvas.empty(len(labels), config.num_tokens, config.codebook_size, device)
-    with torch.inference_mode():
-        return network.logits(network(canvas.tokens_BL, canvas.masked_BL, labels, None, config.num_tokens).features_BLD)
+
+    GROUP = 16
+
+    def __init__(self, network: Any, limit_bytes: int = 2**30) -> None:
+        self.network = network
+        config = network.config
+        self._weight = next(network.parameters())
+        num_bytes = config.num_classes * config.num_tokens * config.codebook_size * self._weight.element_size()
+        self._table_CLK: Tensor | None = None
+        if num_bytes <= limit_bytes:
+            self._table_CLK = self._weight.new_empty(config.num_classes, config.num_tokens, config.codebook_size)
+        self._groups: set[int] = set()
+        self._unconditional_LK: Tensor | None = None
+
+    @torch.inference_mode()
+    def _compute(self, labels: list[int]) -> Tensor:
+        network, config = self.network, self.network.config
+        canvas = Canvas.empty(len(labels), config.num_tokens, config.codebook_size, self._weight.device)
+        labels_B = torch.tensor(labels, device=self._weight.device)
+        state = network(canvas.tokens_BL, canvas.masked_BL, labels_B, None, config.num_tokens)
+        return network.logits(state.features_BLD)
+
+    def unconditional(self) -> Tensor:
+        """[L, K]"""
+        if self._unconditional_LK is None:
+            self._unconditional_LK = self._compute([self.network.null_class])[0]
+        return self._unconditional_LK
+
+    def of(self, labels_B: Tensor) -> Tensor | None:
+        """[B, L, K], or None where the classes' logits are not kept."""
+        if self._table_CLK is None:
+            return None
+        for group in sorted({label // self.GROUP for label in labels_B.tolist()} - self._groups):
+            members = range(group * self.GROUP, min((group + 1) * self.GROUP, len(self._table_CLK)))
+            with torch.inference_mode():
+                self._table_CLK[members.start : members.stop] = self._compute(list(members))
+            self._groups.add(group)
+        return self._table_CLK[labels_B]
+
+
+def first_step_logits(network: Any) -> FirstStepLogits:
+    """The first step's logits of a network, computed class by class as they are asked for."""
+    return FirstStepLogits(network)
 
 
 def unconditional_steps(schedule: GenerationSchedule, reuses_features: bool) -> list[bool]:
@@ -196,41 +248,63 @@ def unconditional_steps(schedule: GenerationSchedule, reuses_features: bool) -> 
     return [scale != 0 or (reuses_features and step > 0 and later[step]) for step, scale in enumerate(scales)]
 
 
-def predict(
-    network: Any,
-    canvas: Canvas,
-    labels_B: Tensor,
-    reused: tuple[Any, Any] = (None, None),
-    *,
-    unconditional: bool = True,
-    first_logits: Tensor | None = None,
-) -> Prediction:
-    """Run the network on a canvas; both guidance branches unless `unconditional` is False.
+class GuidedNetwork:
+    """A network with the labels of one run and all that stays the same over its steps."""
 
-    `reused` holds what the last step returned for the two branches; `first_logits` is ``first_step_logits(network)``,
-    read in place of a pass where the canvas is empty.
-    """
-    length = canvas.tokens_BL.shape[1]
-    null_B = torch.full_like(labels_B, network.null_class)
-    if first_logits is not None and canvas.num_masked == length:
-        positions_BN = torch.arange(length, device=labels_B.device).expand(len(labels_B), -1)
-        return Prediction(
-            positions_BN, first_logits[labels_B], first_logits[null_B] if unconditional else None, (None, None)
-        )
-    if canvas.num_masked is None:
-        positions_BN = torch.arange(length, device=labels_B.device).expand(len(labels_B), -1)
-    else:
-        positions_BN = torch.argsort(canvas.masked_BL.long(), dim=1, descending=True, stable=True)
-        positions_BN = positions_BN[:, : canvas.num_masked]
+    def __init__(self, network: Any, labels_B: Tensor, first_logits: FirstStepLogits | None = None) -> None:
+        """first_logits: read in place of a pass where the canvas is empty."""
+        self.network, self.labels_B, self.first_logits = network, labels_B, first_logits
+        self._prepared: dict[bool, tuple[Tensor, Any]] = {}
 
-    def branch(branch_labels_B: Tensor, branch_reused: Any) -> tuple[Tensor, Any]:
-        state = network(canvas.tokens_BL, canvas.masked_BL, branch_labels_B, branch_reused, canvas.num_masked)
-        index = positions_BN[..., None].expand(-1, -1, state.features_BLD.shape[-1])
-        return network.logits(state.features_BLD.gather(1, index)), state
+    def _labels(self, unconditional: bool) -> tuple[Tensor, Any]:
+        """The labels of a pass, both branches in one where asked for, and what the network makes of them."""
+        if unconditional not in self._prepared:
+            rows = [self.labels_B, torch.full_like(self.labels_B, self.network.null_class)]
+            labels = torch.cat(rows) if unconditional else self.labels_B
+            self._prepared[unconditional] = labels, self.network.prepare(labels)
+        return self._prepared[unconditional]
 
-    conditional_BNK, conditional_state = branch(labels_B, reused[0])
-    unconditional_BNK, unconditional_state = branch(null_B, reused[1]) if unconditional else (None, None)
-    return Prediction(positions_BN, conditional_BNK, unconditional_BNK, (conditional_state, unconditional_state))
+    def _pass(self, canvas: Canvas, positions_BN: Tensor, unconditional: bool, reused: Any) -> tuple[Tensor, Any]:
+        """Logits [R, N, K] of R = B images or, with the unconditional branch behind it, 2B; and the network's state."""
+        labels, prepared = self._labels(unconditional)
+        repeats = len(labels) // len(self.labels_B)
+        if reused is not None and len(reused.visible_BL) != len(labels):
+            # Fewer branches than before: those that go on. More: only after a step that saw no visible token.
+            assert len(reused.visible_BL) > len(labels) or not reused.num_visible
+            reused = reused.rows(len(labels)) if len(reused.visible_BL) > len(labels) else None
+        tokens, masked, positions = (x.repeat(repeats, 1) for x in (canvas.tokens_BL, canvas.masked_BL, positions_BN))
+        state = self.network(tokens, masked, labels, reused, canvas.num_masked, prepared)
+        features = state.features_BLD
+        if positions.shape[1] < features.shape[1]:
+            features = features.gather(1, positions[..., None].expand(-1, -1, features.shape[-1]))
+        return self.network.logits(features), state if self.network.reuses_features else None
+
+    def predict(self, canvas: Canvas, reused: Any = None, *, unconditional: bool = True) -> Prediction:
+        """Logits at the masked positions; both guidance branches, in one pass, unless `unconditional` is False.
+
+        `reused` holds what the last step's prediction returned under that name.
+        """
+        batch, length = canvas.tokens_BL.shape
+        if canvas.num_masked == length and self.first_logits is not None:
+            return self._first(canvas, unconditional)
+        if canvas.num_masked is None or canvas.num_masked == length:
+            positions_BN = torch.arange(length, device=canvas.tokens_BL.device).expand(batch, -1)
+        else:
+            positions_BN = torch.argsort(canvas.masked_BL.long(), dim=1, descending=True, stable=True)
+            positions_BN = positions_BN[:, : canvas.num_masked]
+        logits, state = self._pass(canvas, positions_BN, unconditional, reused)
+        return Prediction(positions_BN, logits[:batch], logits[batch:] if unconditional else None, state)
+
+    def _first(self, canvas: Canvas, unconditional: bool) -> Prediction:
+        """The empty canvas from the table. Nothing is visible on it, so there is nothing to reuse."""
+        assert self.first_logits is not None
+        batch, length = canvas.tokens_BL.shape
+        positions_BN = torch.arange(length, device=canvas.tokens_BL.device).expand(batch, -1)
+        conditional_BNK = self.first_logits.of(self.labels_B)
+        if conditional_BNK is None:
+            conditional_BNK, _ = self._pass(canvas, positions_BN, False, None)
+        unconditional_BNK = self.first_logits.unconditional().expand(batch, -1, -1) if unconditional else None
+        return Prediction(positions_BN, conditional_BNK, unconditional_BNK, None)
 
 
 @torch.inference_mode()
@@ -240,25 +314,24 @@ def sample(
     labels_B: Tensor,
     noise: Noise,
     *,
-    first_logits: Tensor | None = None,
+    first_logits: FirstStepLogits | None = None,
     dithers: tuple[float, ...] | None = None,
     observe: Callable[[int, Step], None] | None = None,
 ) -> Tensor:
     """Paint B images: codes int64 [B, L].
 
-    network: in evaluation mode; labels_B: int64 classes; noise: everything random; first_logits: see ``predict``;
-    dithers: T values in [0, 1) added to L r(t) before the floor, for finite differences; observe: called after
-    each step.
+    network: in evaluation mode; labels_B: int64 classes; noise: everything random; first_logits: the network's, kept
+    from run to run; dithers: T values in [0, 1) added to L r(t) before the floor, for finite differences; observe:
+    called after each step.
     """
     config = network.config
+    guided = GuidedNetwork(network, labels_B, first_logits)
     canvas = Canvas.empty(len(labels_B), config.num_tokens, config.codebook_size, labels_B.device)
     runs_unconditional = unconditional_steps(schedule, network.reuses_features)
-    reused: tuple[Any, Any] = (None, None)
+    reused: Any = None
     for step in range(schedule.num_steps):
         knobs = Knobs.at(schedule, step, dithers[step] if dithers else 0.0)
-        prediction = predict(
-            network, canvas, labels_B, reused, unconditional=runs_unconditional[step], first_logits=first_logits
-        )
+        prediction = guided.predict(canvas, reused, unconditional=runs_unconditional[step])
         logits = guided_logits(prediction.conditional_BNK, prediction.unconditional_BNK, knobs.guidance_scale)
         taken = advance(canvas, prediction.positions_BN, logits, knobs, noise.draw(step), noise.choice(step))
         if observe is not None:
@@ -266,5 +339,5 @@ def sample(
         canvas, reused = taken.canvas, prediction.reused
         if canvas.num_masked == 0:
             break
-    # The tokens sampled last, also where the rule masks one of them again (autonat's last step).
+    # The tokens sampled last, also where the rule masks one of them again (autonat's and muse's last step).
     return taken.sampled_BL

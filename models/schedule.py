@@ -7,9 +7,9 @@ w(t) guidance scale. At the last step nothing is masked again, so r and tau_2 ha
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-DecodingRule = Literal["enat", "autonat"]
+DecodingRule = Literal["enat", "autonat", "muse"]
 
 FAMILIES = ("mask_ratios", "sampling_temperatures", "choice_temperatures", "guidance_scales")
 
@@ -35,7 +35,9 @@ class GenerationSchedule:
     sampling_temperatures: T values >= 0, the softmax temperature when tokens are drawn (0: the likeliest token).
     choice_temperatures: T - 1 values >= 0, the Gumbel noise on the confidence that picks what is masked again.
     guidance_scales: T values >= -1, w in ``cond + w (cond - uncond)``.
-    rule: whose counting and cutting rule is followed, see ``models.sample``.
+    rule: whose counting and cutting rule is followed, see ``models.sample``. Under `muse` the choice temperature is the
+      noise on a guided logit, not on a log-probability; the other families mean the same under all rules (`muse` adds
+      tau_1 times Gumbel noise to the guided logits, which is drawing at temperature tau_1).
 
     Raises ValueError for a wrong length, a value out of range or one that is not finite.
     """
@@ -49,8 +51,10 @@ class GenerationSchedule:
     rule: DecodingRule = "enat"
 
     def __post_init__(self) -> None:
-        if self.rule not in ("enat", "autonat"):
-            raise ValueError(f"unknown decoding rule {self.rule!r}, expected 'enat' or 'autonat'")
+        if self.rule not in get_args(DecodingRule):
+            raise ValueError(
+                f"unknown decoding rule {self.rule!r}, expected one of {', '.join(get_args(DecodingRule))}"
+            )
         num_steps = len(self.sampling_temperatures)
         if num_steps < 1:
             raise ValueError("a schedule needs at least one step (T >= 1)")
@@ -152,6 +156,23 @@ def enat_linear(
     )
 
 
+def muse_linear(
+    num_steps: int, *, guidance_scale: float, temperature: float, rule: DecodingRule = "muse"
+) -> GenerationSchedule:
+    """The two scalars of ``MUSE.generate`` (`scale` and `gen_temp` there) as a schedule.
+
+    With s = (t+1)/T: ratios cos(pi s / 2), sampling and choice temperature both fall as 1 - s, guidance rises as t/T.
+    """
+    progress = _progress(num_steps)
+    return GenerationSchedule(
+        mask_ratios=_cosine_ratios(num_steps),
+        sampling_temperatures=tuple(temperature * (1 - s) for s in progress),
+        choice_temperatures=tuple(temperature * (1 - s) for s in progress[:-1]),
+        guidance_scales=tuple(guidance_scale * step / num_steps for step in range(num_steps)),
+        rule=rule,
+    )
+
+
 def autonat_initial(num_steps: int, rule: DecodingRule = "autonat") -> GenerationSchedule:
     """Where AutoNAT's search starts: cosine ratios, sampling temperature 1, choice temperature and guidance linear."""
     progress = _progress(num_steps)
@@ -164,8 +185,15 @@ def autonat_initial(num_steps: int, rule: DecodingRule = "autonat") -> Generatio
     )
 
 
+def muse_initial(num_steps: int, rule: DecodingRule = "muse") -> GenerationSchedule:
+    """MUSE-Pytorch's heuristic for its CC3M network: cosine ratios, both temperatures 4.5 annealed linearly to 0 (one
+    `gen_temp` there), guidance rising linearly as 10 t/T, so 0 at the first step (`scale`)."""
+    return muse_linear(num_steps, guidance_scale=10.0, temperature=4.5, rule=rule)
+
+
 PRESETS: dict[str, Callable[[int, DecodingRule], GenerationSchedule]] = {
     "maskgit-cosine": maskgit_cosine,
     "linear": linear,
     "autonat-initial": autonat_initial,
+    "muse-initial": muse_initial,
 }

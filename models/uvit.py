@@ -93,11 +93,9 @@ UViTSizes = UViTConfig | TextUViTConfig
 
 @dataclass(frozen=True)
 class UViTState:
-    """What one step returns: features [B, L, D] before the last LayerNorm, and the embedded context [B, S, D], which
-    the next step may take over as it does not change."""
+    """What one step returns: features [B, L, D] before the last LayerNorm. Nothing of it serves the next step."""
 
     features_BLD: Tensor
-    context_BSD: Tensor
 
 
 class _Embeddings(nn.Module):
@@ -204,7 +202,7 @@ class UViTTrunk(nn.Module):
         x = self.mid_block(x)
         for block in self.out_blocks:
             x = block(x, partners.pop())
-        return UViTState(x[:, context_BSD.shape[1] :], context_BSD)
+        return UViTState(x[:, context_BSD.shape[1] :])
 
     def logits(self, features_BND: Tensor) -> Tensor:
         """Predictions [B, N, K] from features at any N positions."""
@@ -242,6 +240,10 @@ class UViT(UViTTrunk):
         self._initialise(generator)
         return self
 
+    def prepare(self, labels_B: Tensor) -> Tensor:
+        """What depends on the class alone, and so needs to be computed once for all steps: its token [B, 1, D]."""
+        return self.context_embed(labels_B[:, None])
+
     def forward(
         self,
         tokens_BL: Tensor,
@@ -249,14 +251,16 @@ class UViT(UViTTrunk):
         labels_B: Tensor,
         reused: UViTState | None = None,
         num_masked: int | None = None,
+        prepared: Tensor | None = None,
         *,
         dropout_BLD: Tensor | None = None,
     ) -> UViTState:
         """Features of every position at one step.
 
         tokens_BL: int64 codes (what stands at masked positions does not matter); masked_BL: bool; labels_B: int64
-        classes, ``null_class`` for the unconditional branch; dropout_BLD: see ``features``. `reused` and `num_masked`
-        are there for the common interface and change nothing.
+        classes, ``null_class`` for the unconditional branch; prepared: ``prepare(labels_B)``, where the caller keeps
+        it; dropout_BLD: see ``features``. `reused` and `num_masked` are there for the common interface and change
+        nothing.
         """
-        context_BSD = reused.context_BSD if reused is not None else self.context_embed(labels_B[:, None])
+        context_BSD = self.prepare(labels_B) if prepared is None else prepared
         return self.features(tokens_BL, masked_BL, context_BSD, dropout_BLD)

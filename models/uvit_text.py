@@ -74,6 +74,10 @@ class TextUViT(UViTTrunk):
             contexts_BSC[known_B.to(like.device)] = torch.as_tensor(rows).to(like.device, like.dtype)
         return contexts_BSC
 
+    def prepare(self, labels_B: Tensor) -> Tensor:
+        """What depends on the caption alone, and so needs to be read and embedded once for all steps: [B, S, D]."""
+        return self.context_embed(self.contexts(labels_B))
+
     def forward(
         self,
         tokens_BL: Tensor,
@@ -81,16 +85,13 @@ class TextUViT(UViTTrunk):
         labels_B: Tensor,
         reused: UViTState | None = None,
         num_masked: int | None = None,
+        prepared: Tensor | None = None,
         *,
         dropout_BLD: Tensor | None = None,
     ) -> UViTState:
-        """Features of every position at one step; arguments as in ``models.uvit.UViT.forward``.
-
-        `reused`, if given, must come from the same labels: the embedded captions are taken from it.
-        """
-        if reused is not None:
-            return self.features(tokens_BL, masked_BL, reused.context_BSD, dropout_BLD)
-        return self.read(tokens_BL, masked_BL, self.contexts(labels_B), dropout_BLD=dropout_BLD)
+        """Features of every position at one step; arguments as in ``models.uvit.UViT.forward``."""
+        context_BSD = self.prepare(labels_B) if prepared is None else prepared
+        return self.features(tokens_BL, masked_BL, context_BSD, dropout_BLD)
 
     def read(
         self, tokens_BL: Tensor, masked_BL: Tensor, context_BSC: Tensor, *, dropout_BLD: Tensor | None = None

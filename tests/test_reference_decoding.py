@@ -254,7 +254,8 @@ def test_first_step_logits_agree_with_the_recorded_ones(cached_first_step):
             if key not in recorded:
                 continue
             if cached_first_step:
-                logits = first_step_logits(network)[classes_B]
+                table = first_step_logits(network)
+                logits = table.of(classes_B) if key == "logits_cond" else table.unconditional().expand(len(classes_B), -1, -1)
             else:
                 canvas = Canvas.empty(len(classes_B), config.num_tokens, config.codebook_size)
                 with torch.no_grad():

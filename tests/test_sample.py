@@ -35,24 +35,25 @@ def noise(seed=0, block=0):
 
 
 class CountingNetwork:
-    """The tiny network, keeping the labels of every pass."""
+    """The tiny network, keeping the labels of every pass; both branches of guidance are one pass."""
 
-    config, null_class, reuses_features, logits = CONFIG, NETWORK.null_class, True, NETWORK.logits
+    config, null_class, reuses_features = CONFIG, NETWORK.null_class, True
+    logits, prepare = NETWORK.logits, NETWORK.prepare
 
     def __init__(self):
         self.passes = []
 
-    def __call__(self, tokens_BL, masked_BL, labels_B, reused=None, num_masked=None):
+    def __call__(self, tokens_BL, masked_BL, labels_B, *rest):
         self.passes.append(labels_B.tolist())
-        return NETWORK(tokens_BL, masked_BL, labels_B, reused, num_masked)
+        return NETWORK(tokens_BL, masked_BL, labels_B, *rest)
 
     @property
     def unconditional_passes(self):
-        return self.passes.count([self.null_class] * BATCH)
+        return self.passes.count(LABELS_B.tolist() + [self.null_class] * BATCH)
 
     @property
     def conditional_passes(self):
-        return self.passes.count(LABELS_B.tolist())
+        return sum(labels[:BATCH] == LABELS_B.tolist() for labels in self.passes)
 
 
 @given(schedules(MODERATE), st.integers(0, 3))
