@@ -48,12 +48,16 @@ def _console() -> "Console":
     return Console(width=None if sys.stdout.isatty() else 200, markup=False)
 
 
+def _cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _executor(kind: str, workers: int | None, artifacts: Path) -> "Executor":
     from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 
     folder = str(artifacts.resolve())
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = count if workers is None else workers
+    count = _cores() if workers is None else workers
     if kind == "ray":
         from autonat.execution.ray_executor import RayExecutor
 
@@ -213,11 +217,12 @@ def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: W
     from autonat.plan import plan as make_plan
 
     loaded = load_recipe(recipe, overrides or ())
-    count = workers if workers is not None else os.cpu_count() or 1
+    count = workers if workers is not None else _cores()
     expected = make_plan(loaded, count)
+    steps = f" of {loaded.training.steps:,} steps" if loaded.training is not None else ""
     _console().print(
         f"Study {loaded.name}, a typical run (a search's path depends on what it finds):\n"
-        f"  trainings       {expected.trainings} of {loaded.training.steps:,} steps\n"
+        f"  trainings       {expected.trainings}{steps}\n"
         f"  evaluations     {expected.evaluations:,}\n"
         f"  gradients       {expected.gradients:,}\n"
         f"  images          {expected.images:,}\n"
@@ -347,6 +352,9 @@ def evaluate(
     db: DatabaseOption = DEFAULT_DATABASE,
     images: Annotated[int, typer.Option(help="Images each.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of labels and noise, apart from the study's own.")] = 1,
+    schedule: Annotated[
+        Path | None, typer.Option(help="Also the tuned network under the schedule of this file, see `import`.")
+    ] = None,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
 ) -> None:
@@ -359,8 +367,16 @@ def evaluate(
     store = Store.open(db) if "://" in db or Path(db).exists() else _opened(db)
     row, summary = _finished(store, study)
     lab, baseline, tuned = _pairs(store, row, summary)
+    pairs = {"default": baseline, "tuned": tuned}
+    if schedule is not None:
+        from dataclasses import replace
+
+        from autonat.export.formats import read_schedule
+
+        imported = read_schedule(schedule, num_steps=tuned.schedule.num_steps)[1]
+        pairs["file"] = replace(tuned, schedule=imported.schedule)
     try:
-        specs = [lab.evaluation(pair, images, lab.seed_for("user", seed)) for pair in (baseline, tuned)]
+        specs = [lab.evaluation(pair, images, lab.seed_for("user", seed)) for pair in pairs.values()]
     except ValueError as error:
         raise UserError(f"--images {images}: {error}") from error
     console = _console()
@@ -368,28 +384,68 @@ def evaluate(
     with reporter, reporter.watch(_executor(executor, workers, store.artifacts.folder)) as watched:
         results = Memo(store, watched, reporter.say).fulfil(specs)
     evaluations = [result for result in results if isinstance(result, Evaluation)]
-    for label, evaluation in zip(("default", "tuned"), evaluations, strict=True):
+    for label, evaluation in zip(pairs, evaluations, strict=True):
         console.print(f"{label:8} {evaluation.value:.4f} +- {evaluation.standard_error:.4f}", highlight=False)
-    change, error_of_change = paired_difference(evaluations[1], evaluations[0])
-    console.print(
-        f"change   {change:.4f} +- {error_of_change:.4f}  {evaluations[0].metric}, {images:,} images, paired noise",
-        highlight=False,
-    )
+    protocol = f"{evaluations[0].metric}, {images:,} images, paired noise"
+    for label, evaluation in zip(("change", "of file"), evaluations[1:], strict=False):
+        change, error_of_change = paired_difference(evaluation, evaluations[0])
+        console.print(f"{label:8} {change:.4f} +- {error_of_change:.4f}  {protocol}", highlight=False)
 
 
 @app.command(epilog="Example: autonat export quickstart --format improvednat --to strategy.yaml")
 def export(
     study: StudyArgument,
-    to: Annotated[Path, typer.Option(help="The file to write.")],
+    to: Annotated[Path, typer.Option(help="The file to write; for diffusers and checkpoint a folder.")],
     db: DatabaseOption = DEFAULT_DATABASE,
-    format: Annotated[str, typer.Option(help="improvednat (AutoNAT's strategy YAML) or json.")] = "json",
+    format: Annotated[
+        str, typer.Option(help="improvednat, enat, halton, diffusers, python, json or checkpoint; see docs/exports.md.")
+    ] = "json",
+    into_git: Annotated[
+        bool, typer.Option("--into-git", help="Into another repository's working tree, never over uncommitted work.")
+    ] = False,
+    branch: Annotated[str | None, typer.Option(help="With --into-git: the branch to be on, made where needed.")] = None,
+    commit: Annotated[bool, typer.Option("--commit", help="With --into-git: commit what was written.")] = False,
 ) -> None:
-    """Write the tuned schedule as a file for another repository."""
-    from autonat.exports import export as write
+    """Write the tuned schedule, or the tuned pair, in the form that another repository runs."""
+    from autonat.export.command import content_of, export_to
 
-    _, summary = _finished(_opened(db), study)
-    write(study, summary, format, to)
-    _console().print(f"{to}: schedule of {study} in format {format}")
+    store = _opened(db)
+    row, summary = _finished(store, study)
+    lab, _, tuned = _pairs(store, row, summary)
+    if format == "checkpoint":
+        _require_checkpoints(store, [tuned])
+    content = content_of(store, row, summary, lab, tuned)
+    notes = export_to(content, format, to, into_git=into_git, branch=branch, commit=commit)
+    console = _console()
+    console.print(f"{to}: schedule of {study} in format {format}")
+    for note in notes:
+        console.print(f"  {note}", highlight=False)
+
+
+@app.command("import", epilog="Example: autonat import strategy.yaml --to from_autonat.yaml --recipe digits")
+def import_schedule(
+    file: Annotated[Path, typer.Argument(help="A file or folder in any form that `autonat export` writes.")],
+    format: Annotated[str, typer.Option(help="auto, or a form by name.")] = "auto",
+    to: Annotated[Path | None, typer.Option(help="Write a recipe that starts from it.", show_default=False)] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe to change for --to.")] = "digits",
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="T, where the file must have it.")] = None,
+) -> None:
+    """Read a schedule from another repository's file: show it, or make a recipe that starts from it."""
+    from autonat.export.command import start_yaml, write_recipe
+    from autonat.export.content import schedule_data
+    from autonat.export.formats import read_schedule
+
+    name, imported = read_schedule(file, format, steps)
+    console = _console()
+    title = f"{file}: {name}, T = {imported.schedule.num_steps}, rule {imported.schedule.rule}"
+    console.print(_schedule_table(schedule_data(imported.schedule), title))
+    for note in imported.notes:
+        console.print(f"  {note}", highlight=False)
+    if to is None:
+        typer.echo(start_yaml(imported), nl=False)
+        return
+    made = write_recipe(imported, file, recipe, to, steps)
+    console.print(f"{to}: recipe {made}, from {recipe}; start it with: autonat run {to}", highlight=False)
 
 
 @app.command(epilog="Example: autonat report quickstart --to report.html")
@@ -413,6 +469,71 @@ def _write_report(store: "Store", study: str, path: Path) -> None:
         caption = "A row a class, default network and schedule left, tuned pair right, from the same noise."
         grids.append((caption, _grid(store, study, per_class=8, seed=0)))
     write_report(store, study, path, grids)
+
+
+@app.command(epilog="Example: autonat statistics imagenet/train --weights inception.pth --size 256 --out train.npz")
+def statistics(
+    source: Annotated[str, typer.Argument(help="Images: a folder (one folder a class), .parquet, or .npz.")],
+    weights: Annotated[Path, typer.Option(help="The Inception weights file; its hash is verified first.")],
+    out: Annotated[Path, typer.Option(help="The .npz (mu, sigma) or .safetensors file to write.")],
+    features: Annotated[str, typer.Option(help="The feature network: inception.")] = "inception",
+    resize: Annotated[str, typer.Option(help="To 299 pixels: tensorflow1 or bilinear.")] = "tensorflow1",
+    size: Annotated[int | None, typer.Option(min=1, help="Centre crop to so many pixels first.")] = None,
+    keep: Annotated[int, typer.Option(min=0, help="Images whose features are kept for KID, precision, recall.")] = 0,
+    sha256: Annotated[str | None, typer.Option(help="Hash of other weights that you trust.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+) -> None:
+    """Compute a data source's reference statistics, what FID compares generated images with."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from autonat.statistics_command import run as compute
+
+    console = _console()
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        compute(
+            source,
+            weights,
+            out,
+            features=features,
+            resize=resize,
+            size=size,
+            keep=keep,
+            sha256=sha256,
+            device=device,
+            threads=threads,
+            say=lambda line: console.print(line, highlight=False),
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+@app.command(epilog="Example: autonat tokenize imagenet/train --tokenizer vqgan_jax_strongaug.ckpt --out tokens")
+def tokenize(
+    source: Annotated[Path, typer.Argument(help="Images: a folder (one folder a class), .parquet, or .npz.")],
+    tokenizer: Annotated[str, typer.Option(help="A VQGAN's checkpoint, or digits.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on with an unfinished one.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Centre crop to so many pixels. Default: 256, digits 8.", show_default=False),
+    ] = None,
+    flip: Annotated[bool, typer.Option(help="Also the copies flipped left to right, for training.")] = True,
+    split: Annotated[str, typer.Option(help="Name of the file in the official layout.")] = "train",
+    official: Annotated[bool, typer.Option(help="Write the official SPLIT.npy beside our smaller tokens.npy.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+    label_column: Annotated[
+        str | None, typer.Option(help="The Parquet column of classes. Default: label.", show_default=False)
+    ] = None,
+) -> None:
+    """Turn images into token files for training. Unreadable images are named and skipped."""
+    from autonat.tokenize_command import Options
+    from autonat.tokenize_command import tokenize as write_tokens
+
+    options = Options(tokenizer, size, flip, split if official else None, batch_size, device, threads, label_column)
+    write_tokens(source, out, options, _console())
 
 
 @app.command(epilog="Example: autonat delete quickstart --yes")

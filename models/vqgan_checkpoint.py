@@ -1,13 +1,12 @@
 """Published and own files of a VQGAN. Nothing in a file is executed."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.checkpoint import CheckpointError, load_tensors, save_tensors
+from models.pickles import unpickled
 from models.vqgan import VQGAN, VQGANConfig
 
 # What training leaves in a checkpoint beside the tokenizer: the perceptual loss, the discriminator.
@@ -23,7 +22,7 @@ def load_vqgan(path: Path, config: VQGANConfig | None = None) -> VQGAN:
     if path.suffix == ".safetensors":
         tensors, _ = load_tensors(path)
     else:
-        tensors = _state_dict(path, _unpickled(path))
+        tensors = _state_dict(path, unpickled(path))
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(NOT_THE_TOKENIZER)}
     try:
@@ -42,22 +41,6 @@ def load_vqgan(path: Path, config: VQGANConfig | None = None) -> VQGAN:
 def save_vqgan(path: Path, network: VQGAN) -> None:
     """Write a safetensors file with the official key names and the configuration in its header."""
     save_tensors(path, network.state_dict(), {"network": network.config.to_dict()})
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        message = str(error)
-        if "GLOBAL" in message or "Unsupported" in message:
-            raise CheckpointError(
-                f"{path} is refused: it holds Python objects beside tensors, and is not executed"
-            ) from error
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch checkpoint") from error
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
