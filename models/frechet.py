@@ -62,10 +62,11 @@ def accumulate(batches: Iterable[Tensor], rows: int = 1024) -> Statistics:
     The stream is cut again into pieces of `rows`, so the result does not depend on how it was batched, and the
     D x D matrices are touched once a piece. Raises ValueError for an empty stream.
     """
-    return merge_all(Statistics.of(piece) for piece in _pieces(batches, rows))
+    return merge_all(Statistics.of(piece) for piece in pieces(batches, rows))
 
 
-def _pieces(batches: Iterable[Tensor], rows: int) -> Iterator[Tensor]:
+def pieces(batches: Iterable[Tensor], rows: int = 1024) -> Iterator[Tensor]:
+    """A stream of batches [B, D] in pieces of `rows`, whatever the batches' sizes; the last piece may be smaller."""
     waiting: list[Tensor] = []
     for batch in batches:
         waiting.append(batch)
@@ -126,7 +127,8 @@ class Reference:
         """Frechet distance |mu - mu_r|^2 + tr(S + S_r - 2 (S_r S)^(1/2)) (Heusel et al., 2017, eq. 6).
 
         mean: [D], covariance: [D, D], float64. The eigenvalues of S_r S are those of the symmetric L' S L, which
-        costs one ``eigvalsh`` (it reads the lower triangle alone). Identical inputs give 0 within 1e-12, also below. Raises ValueError if D differs.
+        costs one ``eigvalsh`` of its lower triangle. Identical inputs give 0 within 1e-12, also below. Raises
+        ValueError if D differs.
         """
         self._check(mean)
         eigenvalues = torch.linalg.eigvalsh(_congruence(self._factor, covariance))

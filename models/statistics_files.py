@@ -5,8 +5,8 @@ D features; mean [D] and covariance [D, D], float64 in memory whatever the file 
 
 import json
 import os
-import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from models.frechet import Reference, Statistics
 # float32 files are symmetric to rounding only; a transposed or mixed-up matrix is far off this.
 SYMMETRY_TOLERANCE = 1e-5
 
+WRITTEN = (".npz", ".safetensors")
+
 
 class StatisticsError(ValueError):
     """A statistics file that cannot be used; the message names the file."""
@@ -29,16 +31,21 @@ class StatisticsError(ValueError):
 
 @dataclass(frozen=True)
 class StoredStatistics:
-    """Mean [D] and covariance [D, D] of a file; its number of images and where they came from, where it says so."""
+    """Mean [D] and covariance [D, D] of a file; the rest where it says so.
+
+    count: number of images. features: a sample of single images' features, float32 [M, D], which KID and
+    precision/recall need (``models.metrics.FeatureSample``).
+    """
 
     mean: Tensor
     covariance: Tensor
     count: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
 
     @staticmethod
-    def of(statistics: Statistics, provenance: dict[str, Any]) -> "StoredStatistics":
-        return StoredStatistics(statistics.mean, statistics.covariance, statistics.count, provenance)
+    def of(statistics: Statistics, provenance: dict[str, Any], features: Tensor | None = None) -> "StoredStatistics":
+        return StoredStatistics(statistics.mean, statistics.covariance, statistics.count, provenance, features)
 
     def reference(self) -> Reference:
         """What samples are compared with; factorises the covariance, about 0.3 s at 2,048 features."""
@@ -73,18 +80,17 @@ def write_statistics(path: Path, stored: StoredStatistics) -> None:
     """
     path = Path(path)
     about = {"count": stored.count, "provenance": stored.provenance}
+    kept = {} if stored.features is None else {"features": stored.features}
     if path.suffix == ".safetensors":
-        save_tensors(path, {"mu": stored.mean, "sigma": stored.covariance}, {"statistics": about})
+        save_tensors(path, {"mu": stored.mean, "sigma": stored.covariance, **kept}, {"statistics": about})
     elif path.suffix == ".npz":
+        arrays: dict[str, Any] = {"mu": stored.mean.numpy(), "sigma": stored.covariance.numpy()}
+        arrays |= {key: tensor.numpy() for key, tensor in kept.items()}
+        arrays["autonat"] = np.array(json.dumps(about, sort_keys=True))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as handle:
-                np.savez(
-                    handle,
-                    mu=stored.mean.numpy(),
-                    sigma=stored.covariance.numpy(),
-                    autonat=np.array(json.dumps(about, sort_keys=True)),
-                )
+                np.savez(handle, **arrays)
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
@@ -95,20 +101,21 @@ def write_statistics(path: Path, stored: StoredStatistics) -> None:
 
 
 def _read_npz(path: Path) -> StoredStatistics:
+    if not zipfile.is_zipfile(path):
+        raise StatisticsError(f"{path} is not a readable .npz file: it is cut short, or of another kind")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise StatisticsError(f"{path} is a single array, not an .npz archive")
             missing = [key for key in ("mu", "sigma") if key not in archive]
             if missing:
                 raise StatisticsError(f"{path} has no {' and '.join(missing)}, only {', '.join(archive.files)}")
             about = json.loads(str(archive["autonat"])) if "autonat" in archive else {}
             mean, covariance = archive["mu"], archive["sigma"]
+            features = archive.get("features")
     except StatisticsError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise StatisticsError(f"{path} is not a readable .npz file: {_line(error)}") from error
-    return _stored(path, mean, covariance, about)
+    return _stored(path, mean, covariance, about, features)
 
 
 def _read_fidelity_cache(path: Path) -> StoredStatistics:
@@ -145,16 +152,17 @@ def _read_own(path: Path) -> StoredStatistics:
         raise StatisticsError(_line(error)) from error
     if "statistics" not in metadata or not {"mu", "sigma"} <= tensors.keys():
         raise StatisticsError(f"{path} does not hold statistics of this project")
-    return _stored(path, tensors["mu"], tensors["sigma"], metadata["statistics"])
+    return _stored(path, tensors["mu"], tensors["sigma"], metadata["statistics"], tensors.get("features"))
 
 
-def _stored(path: Path, mean: Any, covariance: Any, about: Any) -> StoredStatistics:
+def _stored(path: Path, mean: Any, covariance: Any, about: Any, features: Any = None) -> StoredStatistics:
     try:
         parts = [torch.as_tensor(part).to(torch.float64) for part in (mean, covariance)]
+        kept = None if features is None else torch.as_tensor(features).to(torch.float32)
         count, provenance = about.get("count"), about.get("provenance", {})
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise StatisticsError(f"{path} does not hold numbers: {_line(error)}") from error
-    return StoredStatistics(parts[0], parts[1], count, provenance)
+    return StoredStatistics(parts[0], parts[1], count, provenance, kept)
 
 
 def _check(path: Path, stored: StoredStatistics, dimensions: int | None) -> None:
@@ -165,7 +173,10 @@ def _check(path: Path, stored: StoredStatistics, dimensions: int | None) -> None
         )
     if dimensions is not None and len(mean) != dimensions:
         raise StatisticsError(f"{path} has {len(mean)} features, the feature network {dimensions}")
-    if not (mean.isfinite().all() and covariance.isfinite().all()):
+    features = stored.features
+    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean)):
+        raise StatisticsError(f"{path}: its features {tuple(features.shape)} do not go with {len(mean)} dimensions")
+    if not all(part.isfinite().all() for part in (mean, covariance, features) if part is not None):
         raise StatisticsError(f"{path} holds values that are not finite")
     largest = float(covariance.diagonal().abs().max())
     if float((covariance - covariance.T).abs().max()) > SYMMETRY_TOLERANCE * largest:
