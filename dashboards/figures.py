@@ -12,13 +12,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.frames import BASELINE, FOUND, HELD_OUT, component_label, mask_ratio_from
+from dashboards.frames import BASELINE, FOUND, HELD_OUT, SYMBOLS, mask_ratio_from
 from models.schedule import FAMILIES
 
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#7F7F7F"
 
 IMAGES = "generated images spent"
+# What a distance can be drawn over: the frame's column and the axis title.
+SPENT = {
+    "images": ("images_spent", IMAGES),
+    "time": ("hours", "clock time since the study began (hours)"),
+    "passes": ("passes_spent", "network passes over one image"),
+}
+# More points than this are thinned: a page shows no more, and stays quick with ten thousand evaluations.
+MOST_POINTS = 1500
 STEP = "decoding step t"
 FAMILY_TITLES = {
     "mask_ratios": "mask ratio r(t)",
@@ -73,30 +81,30 @@ def template(*, dark: bool = False) -> go.layout.Template:
     )
 
 
-def _figure(figure: go.Figure | None = None, height: int = HEIGHT) -> go.Figure:
+def new_figure(figure: go.Figure | None = None, height: int = HEIGHT) -> go.Figure:
     figure = go.Figure() if figure is None else figure
     # autosize: the width is the page's.
     return figure.update_layout(template=template(), height=height, autosize=True)
 
 
-def _nothing(what: str) -> go.Figure:
-    figure = _figure(height=160)
+def nothing(what: str) -> go.Figure:
+    figure = new_figure(height=160)
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
     return figure.add_annotation(text=f"no {what} recorded yet", showarrow=False, **place)
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """Plotly reads a small HTML in its texts: names from a database must stay text."""
     return html.escape(str(value), quote=False)
 
 
-def _metric(frame: pd.DataFrame) -> str:
+def metric_of(frame: pd.DataFrame) -> str:
     names = frame["metric"].dropna().unique()
-    return _text(names[0]) if len(names) == 1 else "distance"
+    return as_text(names[0]) if len(names) == 1 else "distance"
 
 
-def _distance_axis(figure: go.Figure, values: pd.Series, title: str) -> None:
+def distance_axis(figure: go.Figure, values: pd.Series, title: str) -> None:
     """Logarithmic, as one bad candidate may be thirty times the good ones; a distance of 0 has no place there."""
     logarithmic = bool((values > 0).all())
     figure.update_yaxes(title_text=title, type="log" if logarithmic else "linear")
@@ -111,8 +119,8 @@ def _errors(frame: pd.DataFrame) -> list[str]:
 
 def _evaluation_hover(frame: pd.DataFrame) -> list[str]:
     return [
-        f"{_text(row.phase)}, round {row.round}: {_text(row.purpose)}<br>{row.value:.4g}{error} "
-        f"({row.num_images:,} images)<br>{_text(row.mask_ratio)}<br>{row.images_spent:,} images spent"
+        f"{as_text(row.phase)}, round {row.round}: {as_text(row.purpose)}<br>{row.value:.4g}{error} "
+        f"({row.num_images:,} images)<br>{as_text(row.mask_ratio)}<br>{row.images_spent:,} images spent"
         for row, error in zip(frame.itertuples(), _errors(frame), strict=True)
     ]
 
@@ -124,38 +132,61 @@ def _stage(purpose: str) -> str:
     return "mask ratio line" if purpose == "line" else purpose
 
 
-def distance_over_images(evaluations: pd.DataFrame) -> go.Figure:
-    """Distance (log scale) over generated images, from ``evaluations_frame``.
+def thinned(part: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most about `most` rows: every k-th, and the lowest value of each k rows, so that no good one is lost."""
+    if len(part) <= most:
+        return part
+    stride = -(-2 * len(part) // most)
+    groups = np.arange(len(part)) // stride
+    lowest = part["value"].reset_index(drop=True).groupby(groups).idxmin().to_numpy()
+    return part.iloc[np.union1d(np.arange(0, len(part), stride), lowest)]
 
-    Traces: one a search stage (faint; confirmations are stronger), "best so far" (a step line for each sample count),
-    the held-out points with one standard error, and the baseline's held-out distance as a dashed line.
+
+def distance_over_images(evaluations: pd.DataFrame, over: str = "images") -> go.Figure:
+    """Distance (log scale) over what was spent, from ``evaluations_frame``; over: a key of SPENT.
+
+    Traces: one a search stage (faint; confirmations are stronger), "best so far" (a step line with a band of one
+    standard error for each sample count), the held-out points with one standard error, and the baseline's held-out
+    distance as a dashed line. Of many points a part is drawn, the best among them.
     """
     if evaluations.empty:
-        return _nothing("distances")
-    figure = _figure(height=460)
+        return nothing("distances")
+    column, title = SPENT[over]
+    figure = new_figure(height=460)
     held_out = evaluations["phase"] == HELD_OUT
     search = evaluations[~held_out]
-    for stage, part in search.groupby(search["purpose"].map(_stage), sort=False):
+    # A legend's entry says how many points it stands for, as some are left out.
+    most = MOST_POINTS / max(1, len(search))
+    for stage, whole in search.groupby(search["purpose"].map(_stage), sort=False):
+        part = thinned(whole, max(50, round(most * len(whole))))
         colour, symbol = STAGES.get(str(stage), (GREY, "x"))
         confirms = bool(part["is_confirmation"].all())
         figure.add_scatter(
-            x=part["images_spent"],
+            x=part[column],
             y=part["value"],
             mode="markers",
-            name=_text(stage),
+            name=as_text(stage) if len(part) == len(whole) else f"{as_text(stage)} ({len(part):,} of {len(whole):,})",
             marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 0.8 if confirms else 0.5},
             text=_evaluation_hover(part),
             hovertemplate="%{text}<extra></extra>",
         )
-    end = evaluations["images_spent"].max()
+    end = evaluations[column].max()
     groups = search[search["is_confirmation"]].groupby(["metric", "num_images"], sort=False)
-    for (_, num_images), part in groups:
+    for (_, num_images), whole in groups:
+        # A step line needs the points where it steps alone.
+        part = whole[whole["best_so_far"] != whole["best_so_far"].shift()]
+        x = [*part[column], end]
+        best = np.array([*part["best_so_far"], part["best_so_far"].iloc[-1]])
+        errors = np.array([*part["best_standard_error"], part["best_standard_error"].iloc[-1]])
+        name = "best so far" if len(groups) == 1 else f"best so far ({num_images:,} images)"
+        _band(figure, x, best, errors, name)
         figure.add_scatter(
-            x=[*part["images_spent"], end],
-            y=[*part["best_so_far"], part["best_so_far"].iloc[-1]],
+            x=x,
+            y=best,
             mode="lines",
             line={"color": BLUE, "width": 2, "shape": "hv"},
-            name="best so far" if len(groups) == 1 else f"best so far ({num_images:,} images)",
+            name=name,
+            legendgroup=name,
             hovertemplate="best so far %{y:.4g}<extra></extra>",
         )
     for role, part in evaluations[held_out].groupby("role", sort=False):
@@ -173,19 +204,39 @@ def distance_over_images(evaluations: pd.DataFrame) -> go.Figure:
                 hoverinfo="skip",
             )
         figure.add_scatter(
-            x=part["images_spent"],
+            x=part[column],
             y=part["value"],
             error_y={"type": "data", "array": part["standard_error"], "thickness": 2, "width": 5},
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
-            name=_text(role),
-            legendgroup=_text(role),
+            name=as_text(role),
+            legendgroup=as_text(role),
             text=_evaluation_hover(part),
             hovertemplate="%{text}<extra></extra>",
         )
-    figure.update_xaxes(title_text=IMAGES, rangemode="tozero")
-    _distance_axis(figure, evaluations["value"], _metric(evaluations))
+    figure.update_xaxes(title_text=title, rangemode="tozero")
+    distance_axis(figure, evaluations["value"], metric_of(evaluations))
     return figure
+
+
+def _band(figure: go.Figure, x: list[float], middle: np.ndarray, errors: np.ndarray, group: str) -> None:
+    """One standard error around a step line; the lower edge stays above 0, as the axis may be logarithmic."""
+    if not np.isfinite(errors).all():
+        return
+    edges = (np.maximum(middle - errors, middle / 100), middle + errors)
+    for edge, fill in zip(edges, (None, "tonexty"), strict=True):
+        figure.add_scatter(
+            x=x,
+            y=edge,
+            mode="lines",
+            line={"width": 0, "shape": "hv"},
+            fill=fill,
+            fillcolor="rgba(0, 114, 178, 0.18)",
+            name="± one standard error",
+            legendgroup=group,
+            showlegend=False,
+            hoverinfo="skip",
+        )
 
 
 def compare(evaluations: pd.DataFrame) -> go.Figure:
@@ -194,8 +245,8 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
     Studies with other metrics do not compare: the axis then says so.
     """
     if evaluations.empty:
-        return _nothing("distances")
-    figure = _figure(height=460)
+        return nothing("distances")
+    figure = new_figure(height=460)
     for index, (study, part) in enumerate(evaluations.groupby("study", sort=False)):
         colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
         dash = STUDY_DASHES[index // len(STUDY_COLOURS) % len(STUDY_DASHES)]
@@ -208,10 +259,10 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
                 y=[*group["best_so_far"], group["best_so_far"].iloc[-1]],
                 mode="lines",
                 line={"color": colour, "width": 2, "shape": "hv", "dash": dash},
-                name=_text(study),
-                legendgroup=_text(study),
+                name=as_text(study),
+                legendgroup=as_text(study),
                 showlegend=not named,
-                hovertemplate=f"{_text(study)}: best so far %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{as_text(study)}: best so far %{{y:.4g}}<extra></extra>",
             )
             named = True
         if len(held_out):
@@ -221,16 +272,16 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
                 error_y={"type": "data", "array": held_out["standard_error"], "thickness": 2, "width": 5},
                 mode="markers",
                 marker={"color": colour, "size": 10, "symbol": [ROLES[role][1] for role in held_out["role"]]},
-                name=_text(study),
-                legendgroup=_text(study),
+                name=as_text(study),
+                legendgroup=as_text(study),
                 showlegend=not named,
-                text=[f"{_text(study)}<br>{text}" for text in _evaluation_hover(held_out)],
+                text=[f"{as_text(study)}<br>{text}" for text in _evaluation_hover(held_out)],
                 hovertemplate="%{text}<extra></extra>",
             )
     several = evaluations["metric"].nunique() > 1
     figure.update_xaxes(title_text=IMAGES, rangemode="tozero")
-    _distance_axis(
-        figure, evaluations["value"], "distance, metrics that do not compare" if several else _metric(evaluations)
+    distance_axis(
+        figure, evaluations["value"], "distance, metrics that do not compare" if several else metric_of(evaluations)
     )
     return figure
 
@@ -238,16 +289,20 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
 def schedules(frame: pd.DataFrame) -> go.Figure:
     """The schedule before and after in four panels, one a family, from ``schedules_frame``."""
     if frame.empty:
-        return _nothing("schedule")
+        return nothing("schedule")
     titles = [FAMILY_TITLES[family] for family in FAMILIES]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.13)
-    _figure(figure, height=520)
+    new_figure(figure, height=520)
     figure.update_annotations(font_size=13)
     for label, part in frame.groupby("label", sort=False):
         if label == BASELINE:
             line, marker = {"color": GREY, "dash": "dash", "width": 2}, {"symbol": "circle-open", "size": 8}
         elif label == FOUND:
             line, marker = {"color": VERMILLION, "width": 3}, {"symbol": "circle", "size": 8}
+        elif "published" in str(label):
+            line, marker = {"color": PURPLE, "dash": "dot", "width": 2}, {"symbol": "diamond-open", "size": 7}
+        elif str(label).startswith("iterate"):
+            line, marker = {"color": BLUE, "width": 2.5}, {"symbol": "square", "size": 8}
         else:
             line, marker = {"color": SKY, "width": 1.5}, {"symbol": "square", "size": 6}
         for index, family in enumerate(FAMILIES):
@@ -258,10 +313,10 @@ def schedules(frame: pd.DataFrame) -> go.Figure:
                 mode="lines+markers",
                 line=line,
                 marker=marker,
-                name=_text(label),
-                legendgroup=_text(label),
+                name=as_text(label),
+                legendgroup=as_text(label),
                 showlegend=index == 0,
-                hovertemplate=f"{_text(label)}: {component_label(family, 0)[:-3]}(%{{x}}) = %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{as_text(label)}: {SYMBOLS[family]}(%{{x}}) = %{{y:.4g}}<extra></extra>",
                 row=index // 2 + 1,
                 col=index % 2 + 1,
             )
@@ -273,14 +328,27 @@ def schedules(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def schedule_at(frame: pd.DataFrame, iterates: pd.DataFrame, iterate: int | None, others: pd.DataFrame) -> go.Figure:
+    """As ``schedules``, with one iterate of the descents, from ``iterates_frame``, in place of the rounds.
+
+    others: schedules published elsewhere, in the form of ``schedules_frame``.
+    """
+    parts = [frame[frame["label"] == BASELINE]]
+    if iterate is not None:
+        here = iterates[iterates["iterate"] == iterate]
+        parts.append(here.assign(label=f"iterate {iterate}")[list(frame.columns)])
+    parts += [others, frame[frame["label"] == FOUND]]
+    return schedules(pd.concat([part for part in parts if len(part)] or [frame.iloc[:0]], ignore_index=True))
+
+
 def densities(frame: pd.DataFrame) -> go.Figure:
     """Densities p(r) of the training mask ratio, from ``mask_ratio_frame``: baseline, candidates, what was chosen.
 
     A fixed ratio has no density and is drawn as an upright line.
     """
     if frame.empty:
-        return _nothing("mask ratio")
-    figure = _figure()
+        return nothing("mask ratio")
+    figure = new_figure()
     ratio = np.linspace(0, 1, 403)[1:-1]  # the ends may be infinite
     inner = (ratio > 0.02) & (ratio < 0.98)
     # What matters most is drawn last, above the others; each distribution once.
@@ -306,10 +374,10 @@ def densities(frame: pd.DataFrame) -> go.Figure:
             y=y,
             mode="lines",
             line=line,
-            name=_text(name),
-            legendgroup="candidates" if name == "candidates" else _text(name),
+            name=as_text(name),
+            legendgroup="candidates" if name == "candidates" else as_text(name),
             showlegend=legend,
-            hovertemplate=f"{_text(row.label)}<br>p(%{{x:.2f}}) = %{{y:.3g}}<extra></extra>",
+            hovertemplate=f"{as_text(row.label)}<br>p(%{{x:.2f}}) = %{{y:.3g}}<extra></extra>",
         )
     figure.update_xaxes(title_text="mask ratio r (share of tokens)", range=[0, 1])
     figure.update_yaxes(title_text="density p(r)", range=[0, 1.1 * top])
@@ -321,11 +389,21 @@ def plane(frame: pd.DataFrame) -> go.Figure:
     ``mask_ratio_frame``. The chosen one is ringed; rounds have symbols of their own."""
     points = frame[frame["alpha"].notna() & frame["distance"].notna()]
     if points.empty:
-        return _nothing("Beta candidates")
-    figure = _figure()
+        return nothing("Beta candidates")
+    figure = new_figure()
     symbols = ("circle", "square", "diamond", "triangle-up")
     places = ("top center", "bottom center", "middle right", "middle left")
     for index, (round_, part) in enumerate(points.groupby("round", sort=False)):
+        if len(part) > 1:  # the path of the line search
+            figure.add_scatter(
+                x=part["alpha"],
+                y=part["beta"],
+                mode="lines",
+                line={"color": GREY, "width": 1, "dash": "dot"},
+                name=f"path of round {round_}",
+                showlegend=False,
+                hoverinfo="skip",
+            )
         figure.add_scatter(
             x=part["alpha"],
             y=part["beta"],
@@ -342,7 +420,7 @@ def plane(frame: pd.DataFrame) -> go.Figure:
                 "line": {"width": 1, "color": GREY},
             },
             customdata=[
-                f"{_text(row.label)}, round {row.round}<br>distance {row.distance:.4g}{error}"
+                f"{as_text(row.label)}, round {row.round}<br>distance {row.distance:.4g}{error}"
                 for row, error in zip(part.itertuples(), _errors(part), strict=True)
             ],
             hovertemplate="%{customdata}<extra></extra>",
@@ -383,10 +461,11 @@ def plane(frame: pd.DataFrame) -> go.Figure:
     )
 
 
-def gradients(frame: pd.DataFrame) -> go.Figure:
-    """Heat map of the gradient, components by iterates, from ``gradients_frame``; standard errors on hover."""
+def gradients(frame: pd.DataFrame, iterate: int | None = None) -> go.Figure:
+    """Heat maps over components and iterates, from ``gradients_frame``: the gradient, and beside it how many of its own
+    standard errors it is away from 0, where there are any. `iterate` is framed."""
     if frame.empty:
-        return _nothing("gradients")
+        return nothing("gradients")
     order = list(dict.fromkeys(frame["component"]))
     iterates = sorted(frame["iterate"].unique())
 
@@ -394,33 +473,59 @@ def gradients(frame: pd.DataFrame) -> go.Figure:
         return frame.pivot(index="component", columns="iterate", values=column).reindex(index=order, columns=iterates)
 
     values, errors = table("gradient"), table("standard_error")
-    largest = float(values.abs().max().max()) or 1.0
-    figure = _figure(height=max(320, 20 * len(order) + 110))
-    figure.add_heatmap(
-        x=iterates,
-        y=order,
-        z=values.to_numpy(),
-        customdata=[[f"± {error:.3g}" if np.isfinite(error) else "" for error in line] for line in errors.to_numpy()],
-        hovertemplate="%{y}, iterate %{x}<br>gradient %{z:.3g} %{customdata}<extra></extra>",
-        colorscale="RdBu_r",
-        zmin=-largest,
-        zmax=largest,
-        xgap=1,
-        ygap=1,
-        colorbar={"title": {"text": "gradient"}, "thickness": 12},
+    known = bool((errors.to_numpy() > 0).any())
+    figure = make_subplots(
+        1,
+        2 if known else 1,
+        shared_yaxes=True,
+        horizontal_spacing=0.16,
+        subplot_titles=["gradient", "gradient / standard error"] if known else None,
     )
+    new_figure(figure, height=max(320, 20 * len(order) + 130))
+    hover = [
+        [
+            f"{value:.3g} ± {error:.3g}" if np.isfinite(error) else f"{value:.3g}"
+            for value, error in zip(*lines, strict=True)
+        ]
+        for lines in zip(values.to_numpy(), errors.to_numpy(), strict=True)
+    ]
+    ratio = (values / errors.where(errors > 0)).to_numpy()
+    panels = [(values.to_numpy(), "", 0.42 if known else 1.0)] + ([(ratio, "SE", 1.0)] if known else [])
+    for column, (shown, unit, place) in enumerate(panels, 1):
+        finite = np.abs(shown[np.isfinite(shown)])
+        largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+        if unit:
+            largest = min(largest, 5.0)  # beyond five standard errors more is not more certain
+        figure.add_heatmap(
+            x=iterates,
+            y=order,
+            z=shown,
+            customdata=hover,
+            hovertemplate="%{y}, iterate %{x}<br>gradient %{customdata}<extra></extra>",
+            colorscale="RdBu_r",
+            zmin=-largest,
+            zmax=largest,
+            xgap=1,
+            ygap=1,
+            colorbar={"title": {"text": unit}, "thickness": 10, "x": place, "xanchor": "left"},
+            row=1,
+            col=column,
+        )
+    if iterate is not None:
+        figure.add_vrect(x0=iterate - 0.5, x1=iterate + 0.5, line={"color": VERMILLION, "width": 2}, col="all")
     figure.update_xaxes(title_text="iterate of the descent", tickmode="linear", showgrid=False)
-    if len(iterates) > 15:
+    if len(iterates) > 8:
         figure.update_xaxes(tickmode="auto")
-    figure.update_yaxes(title_text="schedule value", autorange="reversed", type="category", showgrid=False, dtick=1)
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False, dtick=1)
+    figure.update_yaxes(title_text="schedule value", col=1)
     return figure
 
 
 def importance(frame: pd.DataFrame) -> go.Figure:
     """Bars of the mean shrunk |gradient|, the most important value on top, from ``importance_frame``."""
     if frame.empty:
-        return _nothing("gradients")
-    figure = _figure(height=max(260, 20 * len(frame) + 80))
+        return nothing("gradients")
+    figure = new_figure(height=max(260, 20 * len(frame) + 80))
     figure.add_bar(
         x=frame["importance"],
         y=frame["component"],

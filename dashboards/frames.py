@@ -7,6 +7,7 @@ better), standard errors are one standard deviation of the estimate, steps t cou
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,8 @@ EVALUATION_COLUMNS = {
     "purpose": "str",
     "kind": "str",
     "images_spent": "int64",
+    "hours": "float64",
+    "passes_spent": "int64",
     "value": "float64",
     "standard_error": "float64",
     "num_images": "int64",
@@ -67,6 +70,7 @@ EVALUATION_COLUMNS = {
     "mask_ratio": "str",
     "is_confirmation": "bool",
     "best_so_far": "float64",
+    "best_standard_error": "float64",
     "role": "str",
 }
 SCHEDULE_COLUMNS = {"label": "str", "family": "str", "step": "int64", "value": "float64"}
@@ -90,6 +94,17 @@ GRADIENT_COLUMNS = {
     "component": "str",
     "gradient": "float64",
     "standard_error": "float64",
+}
+ITERATE_COLUMNS = {
+    "iterate": "int64",
+    "round": "int64",
+    "iteration": "int64",
+    "phase": "str",
+    "mask_ratio": "str",
+    "distance": "float64",
+    "family": "str",
+    "step": "int64",
+    "value": "float64",
 }
 IMPORTANCE_COLUMNS = {"component": "str", "family": "str", "step": "int64", "importance": "float64"}
 DECISION_COLUMNS = {
@@ -133,7 +148,8 @@ def component_label(family: str, step: int) -> str:
     return f"{SYMBOLS[family]}({step})"
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+def as_frame(rows: Sequence[Mapping[str, Any] | tuple[Any, ...]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """Rows as a frame whose columns have these types whatever is in them, also without a row."""
     frame = pd.DataFrame(list(rows), columns=list(columns))
     for name, kind in columns.items():
         # A string column of missing values alone would come out as objects or floats.
@@ -141,10 +157,13 @@ def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.
     return frame
 
 
-def _study(engine: sa.Engine, study: str) -> Any:
+def find_study(engine: sa.Engine, study: str) -> Any:
+    """A study's id, recipe, summary and created_at, or None."""
     with engine.connect() as connection:
         return connection.execute(
-            sa.select(studies.c.id, studies.c.recipe, studies.c.summary).where(studies.c.name == study)
+            sa.select(studies.c.id, studies.c.recipe, studies.c.summary, studies.c.created_at).where(
+                studies.c.name == study
+            )
         ).first()
 
 
@@ -238,7 +257,7 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
         found.append(
             {
                 "name": row.name,
-                "state": _state(row, now),
+                "state": study_state(row, now),
                 "error": row.error,
                 "metric": summary.get("metric"),
                 "baseline": of("baseline"),
@@ -255,10 +274,10 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
                 "updated_at": row.updated_at,
             }
         )
-    return _frame(found, STUDY_COLUMNS)
+    return as_frame(found, STUDY_COLUMNS)
 
 
-def _state(row: Any, now: datetime) -> str:
+def study_state(row: Any, now: datetime) -> str:
     """As the store tells it: "running" without a living driver means killed."""
     if row.state != "running":
         return str(row.state)
@@ -268,23 +287,32 @@ def _state(row: Any, now: datetime) -> str:
     return "running" if driven else "killed"
 
 
-def evaluations_frame(engine: sa.Engine, study: str, phase: str | None = None) -> pd.DataFrame:
-    """Every distance the study asked for, in order; with `phase` those of that phase alone.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A journal row that asked for something, and what of its result a plot needs. A row never changes, so whoever
+    follows a running study reads only the later ones."""
 
-    Columns: number (in the journal), phase, round, purpose; kind ("evaluation", or "probe": the base of a gradient,
-    with dithered mask counts and no standard error); images_spent (up to and with this row, every result counted
-    once); value, standard_error, num_images, metric; mask_ratio (label of the network's training distribution);
-    is_confirmation (a search measurement on a seed none of the candidates was chosen with); best_so_far (lowest such
-    value up to here with the same metric and sample count, missing in other rows); role (held-out rows alone:
-    "baseline", "tuned schedule", "tuned pair", or "held-out" where that cannot be told).
-    """
-    row = _study(engine, study)
-    if row is None:
-        return _frame([], EVALUATION_COLUMNS)
-    # The texts are long: only those that are read come over.
-    wanted = sa.and_(
-        results.c.kind.in_(("EvaluationSpec", "ProbeSpec")), sa.true() if phase is None else journal.c.phase == phase
-    )
+    number: int
+    phase: str
+    round: int
+    purpose: str
+    asked_at: datetime
+    fingerprint: str
+    kind: str
+    images: int
+    seconds: float
+    passes: int  # network passes over one image, summed over the images; 0 for a training
+    value: float | None = None
+    standard_error: float | None = None
+    num_images: int = 0
+    metric: str = ""
+    mask_ratio: str = ""
+    schedule: dict[str, Any] | None = None  # of a held-out row alone
+
+
+def read_measured(engine: sa.Engine, study_id: int, after: int = -1) -> list[Measured]:
+    """The requests of a study whose journal number is above `after`, in order."""
+    measures = results.c.kind.in_(("EvaluationSpec", "ProbeSpec"))
     with engine.connect() as connection:
         rows = connection.execute(
             sa.select(
@@ -292,31 +320,82 @@ def evaluations_frame(engine: sa.Engine, study: str, phase: str | None = None) -
                 journal.c.phase,
                 journal.c.round,
                 journal.c.purpose,
+                journal.c.created_at,
                 journal.c.fingerprint,
                 results.c.kind,
                 results.c.images,
-                sa.case((wanted, results.c.spec)).label("spec"),
-                sa.case((wanted, results.c.result)).label("result"),
+                results.c.seconds,
+                # The texts are long: only those that are read come over.
+                sa.case((measures, results.c.spec)).label("spec"),
+                sa.case((measures, results.c.result)).label("result"),
             )
             .join(results, results.c.fingerprint == journal.c.fingerprint)
-            .where(journal.c.study_id == row.id)
+            .where(journal.c.study_id == study_id, journal.c.number > after)
             .order_by(journal.c.number)
         ).all()
+    return [_measured(row) for row in rows]
+
+
+def _measured(row: Any) -> Measured:
+    where = (row.number, row.phase, row.round, row.purpose, row.created_at, row.fingerprint, row.kind)
+    if row.spec is None:
+        return Measured(*where, row.images, row.seconds, 0)
+    spec, result = json.loads(row.spec), json.loads(row.result)
+    return Measured(
+        *where,
+        row.images,
+        row.seconds,
+        row.images * _passes(spec["schedule"]),
+        result["value"],
+        result.get("standard_error"),
+        result["num_images"],
+        result["metric"],
+        mask_ratio_from(spec["training"]["mask_ratio"]).label,
+        spec["schedule"] if row.phase == HELD_OUT else None,
+    )
+
+
+def _passes(schedule: Mapping[str, Any]) -> int:
+    """Network passes over one image: one a step, and one more where guidance is on."""
+    scales = schedule["guidance_scales"]
+    return len(scales) + sum(scale != 0 for scale in scales)
+
+
+def evaluations_frame(
+    engine: sa.Engine, study: str, phase: str | None = None, measured: Sequence[Measured] | None = None
+) -> pd.DataFrame:
+    """Every distance the study asked for, in order; with `phase` those of that phase alone.
+
+    measured: the study's requests, where they have been read already (``read_measured``).
+
+    Columns: number (in the journal), phase, round, purpose; kind ("evaluation", or "probe": the base of a gradient,
+    with dithered mask counts and no standard error); images_spent (up to and with this row, every result counted
+    once); hours (of clock time since the study was created, pauses too); passes_spent (network passes over one image,
+    guided steps twice, as a plain sampler runs them); value, standard_error, num_images, metric; mask_ratio (label of
+    the network's training distribution); is_confirmation (a search measurement on a seed none of the candidates was
+    chosen with); best_so_far (lowest such value up to here with the same metric and sample count, missing in other
+    rows) with best_standard_error; role (held-out rows alone: "baseline", "tuned schedule", "tuned pair", or
+    "held-out" where that cannot be told).
+    """
+    row = find_study(engine, study)
+    if row is None:
+        return as_frame([], EVALUATION_COLUMNS)
+    if measured is None:
+        measured = read_measured(engine, row.id)
     schedule, mask_ratio = _baseline_schedule(row), _baseline_mask_ratio(row)
     baseline_label = mask_ratio_from(mask_ratio).label if mask_ratio else None
-    found: list[dict[str, Any]] = []
+    found: list[tuple[Any, ...]] = []
     counted: set[str] = set()
     taken: set[str] = set()  # a search that changes nothing reports the same pair as baseline and as outcome
-    best: dict[tuple[str, int], float] = {}
-    spent = 0
-    for entry in rows:
+    best: dict[tuple[str, int], tuple[float, float | None]] = {}
+    images = passes = 0
+    for entry in measured:
         if entry.fingerprint not in counted:
             counted.add(entry.fingerprint)
-            spent += entry.images
-        if entry.spec is None:
+            images += entry.images
+            passes += entry.passes
+        if entry.value is None or phase not in (None, entry.phase):
             continue
-        spec, result = json.loads(entry.spec), json.loads(entry.result)
-        label = mask_ratio_from(spec["training"]["mask_ratio"]).label
         held_out = entry.phase == HELD_OUT
         # A line of the mask ratio search has a seed of its own as well: the schedule was tuned with others.
         confirms = (
@@ -326,41 +405,58 @@ def evaluations_frame(engine: sa.Engine, study: str, phase: str | None = None) -
         )
         role = None
         if held_out:
-            is_start = label == baseline_label and _same_values(spec["schedule"], schedule)
-            first = 0 if is_start else 1 if label == baseline_label else 2
+            is_start = entry.mask_ratio == baseline_label and _same_values(entry.schedule or {}, schedule)
+            first = 0 if is_start else 1 if entry.mask_ratio == baseline_label else 2
             free = [each for each in ROLES[first:] if each not in taken]
             role = free[0] if free and baseline_label and schedule else HELD_OUT
             taken.add(role)
-        group = (result["metric"], result["num_images"])
+        group = (entry.metric, entry.num_images)
         if confirms:
-            best[group] = min(best.get(group, float("inf")), result["value"])
+            best[group] = min(
+                best.get(group, (float("inf"), None)), (entry.value, entry.standard_error), key=lambda each: each[0]
+            )
         found.append(
-            {
-                "number": entry.number,
-                "phase": entry.phase,
-                "round": entry.round,
-                "purpose": entry.purpose,
-                "kind": "evaluation" if entry.kind == "EvaluationSpec" else "probe",
-                "images_spent": spent,
-                "value": result["value"],
-                "standard_error": result.get("standard_error"),
-                "num_images": result["num_images"],
-                "metric": result["metric"],
-                "mask_ratio": label,
-                "is_confirmation": confirms,
-                "best_so_far": best[group] if confirms else None,
-                "role": role,
-            }
+            (
+                entry.number,
+                entry.phase,
+                entry.round,
+                entry.purpose,
+                "evaluation" if entry.kind == "EvaluationSpec" else "probe",
+                images,
+                _hours(row.created_at, entry.asked_at),
+                passes,
+                entry.value,
+                entry.standard_error,
+                entry.num_images,
+                entry.metric,
+                entry.mask_ratio,
+                confirms,
+                *(best[group] if confirms else (None, None)),
+                role,
+            )
         )
-    return _frame(found, EVALUATION_COLUMNS)
+    return as_frame(found, EVALUATION_COLUMNS)
+
+
+def _hours(start: datetime, end: datetime) -> float:
+    if (start.tzinfo is None) != (end.tzinfo is None):  # SQLite hands its times back without a zone
+        start, end = start.replace(tzinfo=UTC), end.replace(tzinfo=UTC)
+    return (end - start).total_seconds() / 3600
 
 
 def comparison_frame(engine: sa.Engine, names: Sequence[str]) -> pd.DataFrame:
     """The evaluations of several studies below each other, in the order of `names`, with a first column `study`."""
-    parts = [evaluations_frame(engine, name) for name in names]
-    for part, name in zip(parts, names, strict=True):
-        part.insert(0, "study", pd.Series([name] * len(part), dtype="str"))
-    return pd.concat(parts, ignore_index=True) if parts else _frame([], {"study": "str", **EVALUATION_COLUMNS})
+    return below_each_other({name: evaluations_frame(engine, name) for name in names})
+
+
+def below_each_other(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Evaluations by study as one frame with a first column `study`."""
+    named = []
+    for name, part in parts.items():
+        part = part.copy(deep=False)
+        part.insert(0, "study", pd.Series([name] * len(part), index=part.index, dtype="str"))
+        named.append(part)
+    return pd.concat(named, ignore_index=True) if named else as_frame([], {"study": "str", **EVALUATION_COLUMNS})
 
 
 def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -369,7 +465,7 @@ def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     Columns: label ("baseline", "round N", and last "found": the summary's schedule, while unfinished the last one that
     was decided on), family, step, value. A round's schedule that the alternation turned down stays a round's.
     """
-    row = _study(engine, study)
+    row = find_study(engine, study)
     decided = [
         (f"round {entry.round}", facts["schedule"])
         for entry, facts in _decisions(engine, study)
@@ -391,7 +487,7 @@ def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
             for family in FAMILIES
             for step, value in enumerate(schedule[family])
         ]
-    return _frame(found, SCHEDULE_COLUMNS)
+    return as_frame(found, SCHEDULE_COLUMNS)
 
 
 def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -402,7 +498,7 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     parameters (JSON). Distances compare within a round: one seed and one schedule. A round that is still being
     searched shows what has been measured so far.
     """
-    row = _study(engine, study)
+    row = find_study(engine, study)
     found: list[dict[str, Any]] = []
     chosen: dict[str, Any] | None = None
 
@@ -443,7 +539,7 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     if chosen:
         for candidate in found:
             candidate["is_chosen"] = candidate["parameters"] == text_of(chosen)
-    return _frame(found, MASK_RATIO_COLUMNS)
+    return as_frame(found, MASK_RATIO_COLUMNS)
 
 
 def _measured_lines(engine: sa.Engine, row: Any) -> list[tuple[int, dict[str, Any], float, float]]:
@@ -498,7 +594,7 @@ def gradients_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
             for (family, step), value, error in zip(places, gradient, errors, strict=True)
         ]
         iterate += 1
-    return _frame(found, GRADIENT_COLUMNS)
+    return as_frame(found, GRADIENT_COLUMNS)
 
 
 def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -509,14 +605,14 @@ def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """
     frame = gradients_frame(engine, study)
     if frame.empty:
-        return _frame([], IMPORTANCE_COLUMNS)
+        return as_frame([], IMPORTANCE_COLUMNS)
     size = frame["gradient"].abs()
     noise = (frame["standard_error"].fillna(0.0) / size.where(size > 0)) ** 2
     frame["importance"] = (size * (1 - noise).clip(lower=0)).fillna(0.0)
     mean = frame.groupby(["component", "family", "step"], sort=False, as_index=False)["importance"].mean()
     # Stable, so equal ones stay in the schedule's order.
     mean = mean.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
-    return _frame(mean.to_dict("records"), IMPORTANCE_COLUMNS)
+    return as_frame(mean.to_dict("records"), IMPORTANCE_COLUMNS)
 
 
 def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -542,7 +638,7 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         for entry, facts in _decisions(engine, study)
         if entry.purpose in ("schedule", "mask ratio")
     ]
-    return _frame(found, DECISION_COLUMNS)
+    return as_frame(found, DECISION_COLUMNS)
 
 
 def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -551,7 +647,7 @@ def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     Columns: what ("baseline", "tuned schedule", "tuned pair", "floor": real test images against real training images),
     distance, standard_error, num_images, ratio (to the baseline's distance).
     """
-    row = _study(engine, study)
+    row = find_study(engine, study)
     summary = _summary(row)
     known: dict[str, dict[str, Any]] = {}
     if summary:
@@ -578,7 +674,7 @@ def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
                 "num_images": facts["floor_images"],
             }
     baseline = known.get(BASELINE, {}).get("value")
-    return _frame(
+    return as_frame(
         [
             {
                 "what": what,
@@ -591,3 +687,29 @@ def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         ],
         SUMMARY_COLUMNS,
     )
+
+
+def iterates_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The schedule at every gradient of the study's descents, in long form.
+
+    Columns: iterate (as in ``gradients_frame``), round, iteration, phase, mask_ratio (label), distance (of the base,
+    on the gradient's own noise), family, step, value.
+    """
+    found: list[tuple[Any, ...]] = []
+    iterate = 0
+    for entry, facts in _decisions(engine, study):
+        if entry.purpose != "gradient":
+            continue
+        label = mask_ratio_from(facts["mask_ratio"]).label if "mask_ratio" in facts else None
+        where = (iterate, entry.round, facts["iteration"], entry.phase, label, facts.get("distance"))
+        found += [
+            (*where, family, step, value) for family in FAMILIES for step, value in enumerate(facts["schedule"][family])
+        ]
+        iterate += 1
+    return as_frame(found, ITERATE_COLUMNS)
+
+
+def num_steps(engine: sa.Engine, study: str) -> int | None:
+    """T of a study's schedule, None where it is not known."""
+    schedule = _baseline_schedule(find_study(engine, study))
+    return len(schedule["sampling_temperatures"]) if schedule else None

@@ -357,8 +357,8 @@ def test_distance_figure(store):
     assert list(named(figure, "confirmation").y) == [2.8, 2.4]
     assert list(named(figure, "mask ratio line").y) == [2.6, 1.5, 1.75]
     best = named(figure, "best so far")
-    assert list(best.x) == [3200, 3600, 4000, 4400, 4800, 7800]
-    assert list(best.y) == [2.8, 2.4, 2.4, 1.5, 1.5, 1.5]
+    assert list(best.x) == [3200, 3600, 4400, 7800]  # where it steps, and to the end
+    assert list(best.y) == [2.8, 2.4, 1.5, 1.5]
     assert list(named(figure, "baseline level").y) == [2.9, 2.9]
     pair = named(figure, "tuned pair")
     assert (list(pair.x), list(pair.y), list(pair.error_y.array)) == ([7800], [1.4], [0.05])
@@ -424,7 +424,7 @@ def test_gradient_figures(store):
     heat = figures.gradients(frame).data[0]
     assert heat.z.shape == (10, 2)
     assert list(heat.z[0]) == [1.0, -3.0]
-    assert heat.customdata[0][0] == "± 0.5"
+    assert heat.customdata[0][0] == "1 ± 0.5"
     assert (heat.zmin, heat.zmax) == (-3.0, 3.0)
     bars = figures.importance(frames.importance_frame(store.engine, "whole")).data[0]
     assert bars.y[0] == "r(0)"

@@ -1,0 +1,69 @@
+"""A connection that can only read, for pages that are open while a study runs."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from autonat.errors import UserError
+
+
+def open_readonly(url: str) -> sa.Engine:
+    """An engine on which every write fails, at the database itself. `url`: an SQLite file or an SQLAlchemy URL.
+
+    Raises UserError for an address that cannot be read, a file that is missing or is no database, and a database
+    without studies.
+    """
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            engine = _sqlite(Path(parsed.database or ""))
+        else:
+            engine = sa.create_engine(parsed, pool_pre_ping=True)
+            _postgres_reads_only(engine)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"cannot read database URL {url!r}: write sqlite:///FILE") from error
+    except (SQLAlchemyError, ImportError) as error:
+        raise UserError(f"cannot use database {url!r}: {' '.join(str(error).split())}") from error
+    try:
+        with engine.connect() as connection:
+            tables = set(sa.inspect(connection).get_table_names())
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise UserError(f"database {url}: {' '.join(str(cause).split())}: name another with --db") from error
+    if not {"studies", "journal", "results"} <= tables:
+        raise UserError(f"database {url} holds no autonat studies: name another with --db")
+    return engine
+
+
+def artifact_folder(engine: sa.Engine) -> Path:
+    """Where the checkpoints of a database lie: beside an SQLite file, otherwise in this folder."""
+    if engine.dialect.name == "sqlite":
+        file = Path(str(engine.url.database).removeprefix("file:").split("?")[0])
+        return file.with_name(f"{file.stem}-artifacts")
+    return Path("autonat-artifacts")
+
+
+def _sqlite(file: Path) -> sa.Engine:
+    if not file.is_file():
+        raise UserError(f"no database at {file}: run a study first, or name one with --db")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(file.resolve())))
+
+    @sa.event.listens_for(engine, "connect")
+    def _reads_only(connection: object, _record: object) -> None:
+        # Not mode=ro: that cannot open a write-ahead log whose helper files are gone.
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        cursor.execute("PRAGMA query_only=ON")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.close()
+
+    return engine
+
+
+def _postgres_reads_only(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "begin")
+    def _reads_only(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")

@@ -1,0 +1,231 @@
+"""How a study went on: its phases over time, its tasks by worker, and how fast images came.
+
+As in ``dashboards.frames``: one read, nothing changed, an empty frame of the same columns where nothing is there.
+Times are UTC.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from autonat.storage.tables import journal, results, studies
+from dashboards.frames import as_frame, find_study, mask_ratio_from, study_state
+
+TIMELINE_COLUMNS = {
+    "phase": "str",
+    "round": "int64",
+    "purpose": "str",
+    "start": "datetime64[us, UTC]",
+    "end": "datetime64[us, UTC]",
+    "requests": "int64",
+    "images": "int64",
+    "decided": "str",
+    "gain": "float64",
+    "gain_standard_error": "float64",
+}
+TASK_COLUMNS = {
+    "kind": "str",
+    "label": "str",
+    "worker": "str",
+    "submitted": "datetime64[us, UTC]",
+    "start": "datetime64[us, UTC]",
+    "end": "datetime64[us, UTC]",
+    "attempts": "int64",
+    "seconds": "float64",
+    "images": "int64",
+    "peak_memory_mb": "float64",
+    "outcome": "str",
+    "error": "str",
+}
+RUNNING_COLUMNS = {"what": "str", "worker": "str", "since": "datetime64[us, UTC]", "done": "float64", "loss": "float64"}
+THROUGHPUT_COLUMNS = {"time": "datetime64[us, UTC]", "images_per_second": "float64"}
+
+
+def states(engine: sa.Engine) -> list[tuple[str, str, str, float]]:
+    """Name, state, time of the last change and whole seconds of running time of every study."""
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(studies).order_by(studies.c.id)).all()
+    now = datetime.now(UTC)
+    return [(row.name, study_state(row, now), str(row.updated_at), round(row.seconds)) for row in rows]
+
+
+def ledger_version(engine: sa.Engine) -> str:
+    """Changes with every change of the task ledger; empty where a database keeps none."""
+    table = _ledger(engine)
+    if table is None:
+        return ""
+    marks: list[Any] = [sa.func.count()]
+    marks += [sa.func.max(column) for column in table.c if isinstance(column.type, sa.DateTime)]
+    with engine.connect() as connection:
+        return str(tuple(connection.execute(sa.select(*marks).select_from(table)).one()))
+
+
+def _ledger(engine: sa.Engine) -> sa.Table | None:
+    """The table of tasks as this database has it, so that older ones can be looked at as well."""
+    if not sa.inspect(engine).has_table("tasks"):
+        return None
+    return sa.Table("tasks", sa.MetaData(), autoload_with=engine)
+
+
+def timeline_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The alternation, one row for each stretch of one phase, round and purpose.
+
+    Columns: phase, round, purpose; start (the end of the stretch before, or the study's creation) and end (its last
+    record); requests; images (generated for results first asked for here); decided (what was settled in it), gain with
+    its standard error (paired, lower distance is a positive gain).
+    """
+    row = find_study(engine, study)
+    if row is None:
+        return as_frame([], TIMELINE_COLUMNS)
+    with engine.connect() as connection:
+        entries = connection.execute(
+            sa.select(
+                journal.c.phase,
+                journal.c.round,
+                journal.c.purpose,
+                journal.c.created_at,
+                journal.c.fingerprint,
+                sa.case((journal.c.purpose != "gradient", journal.c.decision)).label("decision"),
+                results.c.images,
+            )
+            .join(results, results.c.fingerprint == journal.c.fingerprint, isouter=True)
+            .where(journal.c.study_id == row.id)
+            .order_by(journal.c.number)
+        ).all()
+    found: list[dict[str, Any]] = []
+    counted: set[str] = set()
+    start = row.created_at
+    for (phase, round_, purpose), group in groupby(entries, key=_stretch):
+        part = list(group)
+        images = 0
+        for entry in part:
+            if entry.fingerprint is not None and entry.fingerprint not in counted:
+                counted.add(entry.fingerprint)
+                images += entry.images or 0
+        facts = [json.loads(entry.decision) for entry in part if entry.decision]
+        last = facts[-1] if facts else {}
+        found.append(
+            {
+                "phase": phase,
+                "round": round_,
+                "purpose": purpose,
+                "start": start,
+                "end": part[-1].created_at,
+                "requests": sum(entry.fingerprint is not None for entry in part),
+                "images": images,
+                "decided": mask_ratio_from(last["mask_ratio"]).label if "mask_ratio" in last else None,
+                "gain": last.get("gain"),
+                "gain_standard_error": last.get("gain_standard_error"),
+            }
+        )
+        start = part[-1].created_at
+    return as_frame(found, TIMELINE_COLUMNS)
+
+
+def _stretch(entry: Any) -> tuple[str, int, str]:
+    """A descent's gradients and their confirmation stay apart; a decision belongs to what led to it."""
+    return entry.phase, entry.round, entry.purpose
+
+
+def tasks_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """The tasks of a study from the ledger, in the order of submission; empty where a database keeps none.
+
+    Columns: kind, label (what it worked on), worker (host and process), submitted, start and end (missing while it
+    waits or runs), attempts, seconds (of work), images, peak_memory_mb, outcome ("waiting", "running", "done" or
+    "failed"), error.
+    """
+    row = find_study(engine, study)
+    table = _ledger(engine)
+    if row is None or table is None:
+        return as_frame([], TASK_COLUMNS)
+    mine = table.c.study_id == row.id if "study_id" in table.c else table.c.study == study
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(table).where(mine)).mappings().all()
+    found = sorted((_task(dict(each)) for each in rows), key=lambda task: str(task["submitted"]))
+    return as_frame(found, TASK_COLUMNS)
+
+
+def _first(row: Mapping[str, Any], *names: str) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _task(row: Mapping[str, Any]) -> dict[str, Any]:
+    start, end = _first(row, "started_at", "started"), _first(row, "finished_at", "finished")
+    error, outcome = row.get("error"), row.get("outcome")
+    state = "waiting" if start is None else "running" if end is None else "failed" if error else "done"
+    blocks = [row.get(name) for name in ("first_block", "last_block") if row.get(name) is not None]
+    place = [str(each) for each in (row.get("host"), row.get("pid")) if each is not None]
+    memory = row.get("peak_memory_mb")
+    if memory is None and row.get("peak_memory_bytes") is not None:
+        memory = row["peak_memory_bytes"] / 2**20
+    label = str(row.get("fingerprint") or "")[:8]
+    return {
+        "kind": row.get("kind"),
+        "label": f"{label}, blocks {'-'.join(map(str, blocks))}" if blocks else label,
+        "worker": str(_first(row, "worker") if row.get("worker") is not None else " ".join(place)),
+        "submitted": _first(row, "submitted_at", "submitted"),
+        "start": start,
+        "end": end,
+        "attempts": int(row.get("attempts") or 0),
+        "seconds": row.get("seconds"),
+        "images": int(row.get("images") or 0),
+        "peak_memory_mb": memory,
+        "outcome": str(outcome) if outcome else state,
+        "error": error,
+    }
+
+
+def running_frame(tasks: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
+    """What is at work now: tasks that have begun and not ended, and trainings that say how far they are.
+
+    Columns: what, worker, since, done (share) and loss (both of trainings alone).
+    """
+    at_work = tasks[tasks["start"].notna() & tasks["end"].isna() & (tasks["outcome"] == "running")]
+    found: list[dict[str, Any]] = [
+        {"what": f"{row.kind} {row.label}", "worker": row.worker, "since": row.start} for row in at_work.itertuples()
+    ]
+    for path in sorted(artifacts.glob("*.progress.json")):
+        try:
+            state = json.loads(path.read_text())
+            share, loss = state["step"] / state["steps"], state.get("loss")
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            continue  # it ended in this moment
+        found.append({"what": f"training {path.name[:8]}", "done": share, "loss": loss})
+    return as_frame(found, RUNNING_COLUMNS)
+
+
+def throughput_frame(engine: sa.Engine, study: str, buckets: int = 60) -> pd.DataFrame:
+    """Images a second over the study's clock time, in equal buckets: images of results recorded within each."""
+    with engine.connect() as connection:
+        mine = (
+            sa.select(journal.c.fingerprint)
+            .join(studies, studies.c.id == journal.c.study_id)
+            .where(studies.c.name == study, journal.c.fingerprint.is_not(None))
+            .distinct()
+        )
+        rows = connection.execute(
+            sa.select(results.c.created_at, results.c.images).where(results.c.fingerprint.in_(mine))
+        ).all()
+    measured = as_frame(
+        [{"time": row.created_at, "images": row.images} for row in rows if row.images],
+        {"time": "datetime64[us, UTC]", "images": "int64"},
+    ).sort_values("time")
+    if len(measured) < 2 or measured["time"].iloc[0] == measured["time"].iloc[-1]:
+        return as_frame([], THROUGHPUT_COLUMNS)
+    width = (measured["time"].iloc[-1] - measured["time"].iloc[0]) / buckets
+    place = ((measured["time"] - measured["time"].iloc[0]) / width).astype("int64").clip(upper=buckets - 1)
+    sums = measured.groupby(place)["images"].sum().reindex(range(buckets), fill_value=0)
+    times = [measured["time"].iloc[0] + (index + 0.5) * width for index in range(buckets)]
+    return as_frame(
+        [
+            {"time": time, "images_per_second": count / width.total_seconds()}
+            for time, count in zip(times, sums, strict=True)
+        ],
+        THROUGHPUT_COLUMNS,
+    )
