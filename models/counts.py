@@ -7,8 +7,8 @@ a MAC for the same operations; papers often print MACs as FLOPs, so say which yo
 Two protocols:
 
 * ``sampler``: what ``models.sample.sample`` runs. Logits at masked positions only and no logit of [MASK]; the
-  unconditional branch only where it is needed; nothing after the image is finished; the first step out of a table
-  (``first_step_logits``) where one is used, so that it costs an image nothing.
+  unconditional branch only where it is needed; what depends on the label alone once an image; nothing after the image
+  is finished. The first step costs an image nothing where it is read from a table (``FirstStepLogits``).
 * ``official``: what the papers' code runs and the recordings in `counts.json` count. Both branches at every step, also
   at guidance 0; logits of all positions, [MASK] among them; all T steps, also where nothing is masked any more.
 
@@ -27,6 +27,8 @@ from models.schedule import GenerationSchedule
 from models.vqgan import VQGANConfig
 
 Protocol = Literal["sampler", "official"]
+
+TABLE_LIMIT_BYTES = 2**30  # the default of ``FirstStepLogits``
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,55 +65,72 @@ def image_counts(
     protocol: Protocol = "sampler",
     *,
     reuse: bool = True,
-    first_from_table: bool = False,
+    first_logits: bool = False,
 ) -> list[StepCount]:
     """What every step of one image costs; one entry a step that is run.
 
     reuse: whether ENAT carries features over (without, every visible token is encoded again at every step);
-    first_from_table: whether the first step is read from ``first_step_logits`` (sampler only).
+    first_logits: whether the sampler reads its first step from ``FirstStepLogits``, which is not counted.
     """
     reuses = config.kind == "enat" and reuse
     needs_unconditional = unconditional_steps(schedule, reuses)
     counts = masked_counts(schedule, config.num_tokens)
     steps: list[StepCount] = []
-    knew_context = [False, False]
+    prepared: set[int] = set()
     for step, num_masked in enumerate(counts):
         before = counts[step - 1] if step else config.num_tokens
         num_reused = config.num_tokens - before if reuses else 0
         if protocol == "official":
-            passes = [True, True]
-            macs = 2 * pass_macs(config, num_masked, num_reused, official=True)
+            passes = 2
+            macs = 2 * official_pass_macs(config, num_masked, num_reused)
         else:
             if not num_masked:
                 break
-            passes = [False, False] if first_from_table and not step else [True, needs_unconditional[step]]
-            one = pass_macs(config, num_masked, num_reused)
-            embedding = context_macs(config)
-            macs = sum(one - embedding * known for run, known in zip(passes, knew_context, strict=True) if run)
-            knew_context = passes  # the embedded captions are handed on with the features
-        steps.append(StepCount(num_masked, before - num_masked, sum(passes), macs))
+            passes = 2 if needs_unconditional[step] else 1
+            if first_logits and not step:
+                passes = 0 if table_holds_classes(config) else 1
+            macs = passes * pass_macs(config, num_masked, num_reused)
+            # The sampler prepares its labels once for steps with one branch and once for steps with both.
+            macs += passes * preparation_macs(config) if passes not in prepared else 0
+            prepared.add(passes)
+        steps.append(StepCount(num_masked, before - num_masked, passes, macs))
     return steps
 
 
-def pass_macs(config: NetworkConfig, num_masked: int, num_reused: int = 0, *, official: bool = False) -> int:
-    """MACs of one network pass on one image: features of all positions, then logits.
+def table_holds_classes(config: NetworkConfig, bytes_per_value: int = 4) -> bool:
+    """Whether ``FirstStepLogits`` keeps a row for each class; without a number of classes (captions), no."""
+    num_bytes = config.num_classes * config.num_tokens * config.codebook_size * bytes_per_value
+    return 0 < num_bytes <= TABLE_LIMIT_BYTES
 
-    num_reused: P, visible tokens whose features come from the step before (ENAT). official: logits of all L positions
-    over K + 1 words; otherwise of the M masked ones over K codes.
-    """
-    positions, words = (config.num_tokens, config.codebook_size + 1) if official else (num_masked, config.codebook_size)
-    logits = positions * (config.width**2 + config.width * words)
+
+def pass_macs(config: NetworkConfig, num_masked: int, num_reused: int = 0) -> int:
+    """MACs of one network pass on one image after its preparation: features of all L positions, logits of the masked
+    ones. num_reused: P, visible tokens whose features come from the step before (ENAT)."""
+    logits = num_masked * (config.width**2 + config.width * config.codebook_size)
+    features = _enat_features(config, num_masked, num_reused) if config.kind == "enat" else _uvit_features(config)
+    return features + logits
+
+
+def preparation_macs(config: NetworkConfig) -> int:
+    """MACs of what depends on the label alone: ENAT's modulation of every block, the embedding of a caption (a class of
+    U-ViT is a row of a table)."""
     if config.kind == "enat":
-        return _enat_features(config, num_masked, num_reused, always_decodes=official) + logits
-    context = 1 if config.kind == "uvit" else config.context_tokens
-    if official:  # the official output layer also runs on the rows of the context, and drops them afterwards
-        logits = (config.num_tokens + context) * (config.width**2 + config.width * words)
-    return _uvit_features(config, context) + logits
-
-
-def context_macs(config: NetworkConfig) -> int:
-    """MACs of embedding a caption (S C D); nothing for a class, which is a row of a table."""
+        return (config.encoder_blocks + config.decoder_blocks) * 8 * config.width**2
     return config.context_tokens * config.context_width * config.width if config.kind == "uvit_text" else 0
+
+
+def official_pass_macs(config: NetworkConfig, num_masked: int, num_reused: int = 0) -> int:
+    """MACs of one pass of the official code: modulation and captions computed at every step, but only in blocks that
+    run; logits of every row, also U-ViT's context rows, over K + 1 words."""
+    per_row = config.width**2 + config.width * (config.codebook_size + 1)
+    if config.kind != "enat":
+        return _uvit_features(config) + preparation_macs(config) + _uvit_length(config) * per_row
+    features = _enat_features(config, num_masked, num_reused)
+    idle = num_masked + num_reused == config.num_tokens
+    running = config.decoder_blocks + (0 if idle else config.encoder_blocks)
+    if not num_masked:  # the official decoder projects its context also where nothing is masked
+        features += config.decoder_blocks * 2 * config.num_tokens * config.width**2
+    return features + running * 8 * config.width**2 + config.num_tokens * per_row
 
 
 def decoder_macs(config: VQGANConfig, height: int, width: int) -> int:
@@ -141,29 +160,33 @@ def _block(own: int, context: int, keys: int, width: int, hidden: int) -> int:
     return own * (4 * width**2 + 2 * width * hidden) + 2 * context * width**2 + 2 * own * keys * width
 
 
-def _enat_features(config: Any, num_masked: int, num_reused: int, *, always_decodes: bool) -> int:
-    """Encoder on new tokens, projection of reused ones, decoder on masked tokens (arXiv 2411.06959, section 4).
-
-    always_decodes: the official decoder projects its context also where no token is masked.
-    """
+def _enat_features(config: Any, num_masked: int, num_reused: int) -> int:
+    """Encoder on new tokens, projection of reused ones, decoder on masked tokens (arXiv 2411.06959, section 4)."""
     width, hidden = config.width, int(config.width * config.mlp_ratio)
     num_visible = config.num_tokens - num_masked
     num_new = num_visible - num_reused
-    modulation = 8 * width**2  # adaLN, once a block and image
     macs = 8 * num_reused * width**2  # the hidden width of the reuse projection is 4 D whatever mlp_ratio is
     if num_new:
-        macs += config.encoder_blocks * (_block(num_new, num_reused, num_reused + num_new, width, hidden) + modulation)
-    if num_masked or always_decodes:
-        decoder = _block(num_masked, num_visible, num_visible + num_masked, width, hidden)
-        macs += config.decoder_blocks * (decoder + modulation)
-    return macs
+        macs += config.encoder_blocks * _block(num_new, num_reused, num_visible, width, hidden)
+    if not num_masked:
+        return macs
+    decoder = _block(num_masked, num_visible, config.num_tokens, width, hidden)
+    if config.decoder_attention == "full":
+        decoder = _block(config.num_tokens, 0, config.num_tokens, width, hidden)
+    elif config.decoder_attention == "cross" and num_visible:  # no keys and values of masked tokens
+        decoder = _block(num_masked, num_visible, num_visible, width, hidden) - 2 * num_masked * width**2
+    return macs + config.decoder_blocks * decoder
 
 
-def _uvit_features(config: Any, context: int) -> int:
+def _uvit_features(config: Any) -> int:
     """All blocks on image and context tokens, and the linear layers that join the two halves."""
-    length, width = config.num_tokens + context, config.width
+    length, width = _uvit_length(config), config.width
     block = _block(length, 0, length, width, int(width * config.mlp_ratio))
-    return config.blocks * block + config.blocks // 2 * 2 * length * width**2 + context_macs(config)
+    return config.blocks * block + config.blocks // 2 * 2 * length * width**2
+
+
+def _uvit_length(config: Any) -> int:
+    return config.num_tokens + (1 if config.kind == "uvit" else config.context_tokens)
 
 
 def activation_bytes(config: NetworkConfig, bytes_per_value: int = 4) -> int:
@@ -175,10 +198,9 @@ def activation_bytes(config: NetworkConfig, bytes_per_value: int = 4) -> int:
     (two branches, guided, tempered, noise, log-probabilities). Libraries' own workspaces are not counted.
     """
     width, hidden = config.width, int(config.width * config.mlp_ratio)
-    length = config.num_tokens
+    length = config.num_tokens if config.kind == "enat" else _uvit_length(config)
     rows = 4  # embedded tokens, what goes on to the next step, and the block's input and its norm
     if config.kind != "enat":
-        length += 1 if config.kind == "uvit" else config.context_tokens
         rows += config.blocks // 2
     in_block = length * (rows * width + 2 * hidden)
     drawing = 6 * config.num_tokens * config.codebook_size + 2 * length * width
