@@ -14,7 +14,7 @@ Three published rules, chosen by ``schedule.rule``:
   instead of its log-probability; no floor, temperature 0 takes the likeliest token.
 
 AdaNAT's loop for the same text network gives every image values of its own. Run image by image its values decode the
-same under ``enat``, except that AdaNAT reveals all tokens that tie at the cut, and that its last step may leave masks.
+same under ``enat``, with ratios of at most (L - 1) / L, except that AdaNAT reveals all tokens that tie at the cut.
 """
 
 import math

@@ -1,16 +1,34 @@
 import pytest
 import torch
 import yaml
-from reference import ATOL_TRACE, FOLDER, Recorded, arrays, assert_close, enat_config, enat_network, facts
+from reference import (
+    ATOL_MUSE_TRACE,
+    ATOL_TRACE,
+    FOLDER,
+    Recorded,
+    arrays,
+    assert_close,
+    enat_config,
+    enat_network,
+    facts,
+    uvit_network,
+)
 
 from models.sample import Canvas, Knobs, advance, count_to_mask, first_step_logits, guided_logits, sample
-from models.schedule import GenerationSchedule, enat_linear, maskgit_cosine
+from models.schedule import GenerationSchedule, enat_linear, maskgit_cosine, muse_linear
 
 pytestmark = pytest.mark.reference
 
-TRACES = ["enat_trace", "uvit_trace"]
-RUNS = [(trace, run) for trace in TRACES for run in sorted(facts(trace).get("runs", {}))]
+TRACES = ["enat_trace", "uvit_trace", "uvit_text_trace"]
+# The text network's recordings hold two loops: MUSE.generate here, AdaNAT's in test_reference_adanat.py.
+RUNS = [
+    (trace, run)
+    for trace in TRACES
+    for run, about in sorted(facts(trace).get("runs", {}).items())
+    if "AdaNAT" not in about.get("loop", "")
+]
 ENAT_RUNS = [run for trace, run in RUNS if trace == "enat_trace"]
+ATOL = {"enat_trace": ATOL_TRACE, "uvit_trace": ATOL_TRACE, "uvit_text_trace": ATOL_MUSE_TRACE}
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -32,6 +50,8 @@ def schedule_of(trace, run):
     about = facts(trace)["runs"][run]
     if trace == "uvit_trace":
         return autonat_schedule(about["strategy"])
+    if trace == "uvit_text_trace":
+        return muse_linear(about["steps"], guidance_scale=about["scale"], temperature=about["gen_temp"])
     return enat_linear(
         about["steps"],
         guidance_scale=about["cfg_scale"],
@@ -46,16 +66,40 @@ class RecordedNoise:
     def __init__(self, trace, run):
         self.recorded = Recorded(trace, run)
         self.draws_at_random = facts(trace)["runs"][run]["mode"] != "argmax"
-        self.complete = not self.draws_at_random or "cat_exp" in self.recorded
+        self.complete = not self.draws_at_random or "cat_exp" in self.recorded or "gumbel_draw" in self.recorded
 
     def draw(self, step):
-        return -self.recorded["cat_exp"][step].log() if self.draws_at_random else None
+        if not self.draws_at_random:
+            return None
+        return self.recorded["gumbel_draw"][step] if "gumbel_draw" in self.recorded else self._from_exponential(step)
+
+    def _from_exponential(self, step):
+        return -self.recorded["cat_exp"][step].log()
 
     def choice(self, step):
-        return self.recorded["gumbel_mask"][step]
+        return self.recorded["gumbel_mask"][step] if "gumbel_mask" in self.recorded else None
 
 
-def logits_at(recorded, schedule, step, dtype):
+def model_of(trace, run):
+    """The name of the network that a run used, or None where there was none."""
+    about = facts(trace)["runs"][run]
+    if trace == "uvit_text_trace":
+        return about.get("model", "uvit_text_tiny")
+    return about["model"] if "model" in about else facts(trace)["model"]
+
+
+def network_and_labels(trace, run, dtype):
+    model, recorded = model_of(trace, run), Recorded(trace, run)
+    if trace == "enat_trace":
+        return enat_network(model, dtype), recorded["context"].reshape(-1)
+    network, context = uvit_network(model, dtype), recorded["context"]
+    if trace == "uvit_trace":
+        return network, context.reshape(-1)
+    null_SC = torch.from_numpy(arrays(trace)["null_context"])
+    return network.with_contexts(context, null_SC), torch.arange(len(context))
+
+
+def logits_at(recorded, schedule, step, dtype, atol=ATOL_TRACE):
     """The guided logits that the official run drew from, or None where they are not recorded."""
     scale = schedule.guidance_scales[step]
     guided = None
@@ -67,17 +111,17 @@ def logits_at(recorded, schedule, step, dtype):
         if key in recorded:
             mixed = recorded[key][step].to(dtype)
             if guided is not None:
-                assert_close(guided, mixed, ATOL_TRACE, f"{key} at step {step}")
+                assert_close(guided, mixed, atol, f"{key} at step {step}")
             guided = mixed if guided is None else guided
     if "logp_mixed" in recorded:
         log_probabilities = recorded["logp_mixed"][step].to(dtype)
         if guided is not None:
-            assert_close(guided.log_softmax(-1), log_probabilities, ATOL_TRACE, f"logp_mixed at step {step}")
+            assert_close(guided.log_softmax(-1), log_probabilities, atol, f"logp_mixed at step {step}")
         guided = log_probabilities if guided is None else guided
     return guided
 
 
-def check_step(taken, recorded, step, mask_token):
+def check_step(taken, recorded, step, mask_token, atol=ATOL_TRACE):
     """Everything that is recorded of a step's outcome. Returns what was compared."""
     again_BL = taken.canvas.masked_BL
     outcome = {
@@ -94,7 +138,7 @@ def check_step(taken, recorded, step, mask_token):
         assert torch.equal(counts_B, recorded["n_masked_out"][step].expand_as(counts_B)), f"counts at step {step}"
         compared.append("n_masked_out")
     if "confidence" in recorded:
-        assert_close(taken.confidence_BL, recorded["confidence"][step], ATOL_TRACE, f"confidence at step {step}")
+        assert_close(taken.confidence_BL, recorded["confidence"][step], atol, f"confidence at step {step}")
         compared.append("confidence")
     if taken.canvas.num_masked is not None:
         assert (again_BL.sum(1) == taken.canvas.num_masked).all()
@@ -106,16 +150,17 @@ def check_step(taken, recorded, step, mask_token):
 def replay(trace, run, dtype, positions):
     """Decode with the recorded logits and noise in place of a network. Returns what was compared."""
     recorded, schedule, noise = Recorded(trace, run), schedule_of(trace, run), RecordedNoise(trace, run)
-    if not noise.complete or logits_at(recorded, schedule, 0, dtype) is None:
+    atol = ATOL[trace]
+    if not noise.complete or logits_at(recorded, schedule, 0, dtype, atol) is None:
         return []
-    codes = logits_at(recorded, schedule, 0, dtype).shape[-1]
-    canvas = Canvas.empty(*noise.choice(0).shape, codes)
+    codes = logits_at(recorded, schedule, 0, dtype, atol).shape[-1]
+    canvas = Canvas.empty(*recorded["final_ids"].shape, codes)
     compared = []
     for step in range(schedule.num_steps):
         masked_BL = canvas.masked_BL
         if "ids_in" in recorded:
             assert torch.equal(canvas.tokens_BL.masked_fill(masked_BL, codes), recorded["ids_in"][step])
-        logits_BLK = logits_at(recorded, schedule, step, dtype)
+        logits_BLK = logits_at(recorded, schedule, step, dtype, atol)
         positions_BN = torch.arange(masked_BL.shape[1]).expand(masked_BL.shape)
         if positions == "masked" and canvas.num_masked is not None:
             positions_BN = torch.stack([row.nonzero()[:, 0] for row in masked_BL])
@@ -123,12 +168,12 @@ def replay(trace, run, dtype, positions):
         taken = advance(
             canvas, positions_BN, logits_BLK, Knobs.at(schedule, step), noise.draw(step), noise.choice(step)
         )
-        compared += check_step(taken, recorded, step, codes)
+        compared += check_step(taken, recorded, step, codes, atol)
         if "cut_off" in recorded:
             # As an observation of the count: the n-th smallest confidence, also where it is infinite.
             count = count_to_mask(Knobs.at(schedule, step), masked_BL.shape[1], int(masked_BL[0].sum()))
             cut_B1 = taken.confidence_BL.sort(1).values[:, count - 1 : count]
-            assert_close(cut_B1, recorded["cut_off"][step], ATOL_TRACE, f"cut-off at step {step}")
+            assert_close(cut_B1, recorded["cut_off"][step], atol, f"cut-off at step {step}")
             compared.append("cut_off")
         canvas = taken.canvas
     if "final_ids" in recorded:
@@ -145,9 +190,39 @@ def test_every_step_from_recorded_logits(which, dtype, positions):
         pytest.skip("no logits recorded")
 
 
+def decode(trace, run, dtype, cached_first_step=False):
+    """Decode with the network and the recorded noise. Returns what was compared."""
+    recorded, schedule, noise = Recorded(trace, run), schedule_of(trace, run), RecordedNoise(trace, run)
+    if not noise.complete or model_of(trace, run) is None:
+        return []
+    network, labels_B = network_and_labels(trace, run, dtype)
+    compared, seen = [], []
+
+    def observe(step, taken):
+        compared.extend(check_step(taken, recorded, step, network.mask_token, ATOL[trace]))
+        seen.append(step)
+
+    first_logits = first_step_logits(network) if cached_first_step else None
+    tokens_BL = sample(network, schedule, labels_B, noise, first_logits=first_logits, observe=observe)
+    assert torch.equal(tokens_BL, recorded["final_ids"])
+    counts = [row if isinstance(row, int) else max(row) for row in facts(trace)["runs"][run]["n_masked_out"]]
+    assert seen == list(range(counts.index(0) + 1 if 0 in counts else schedule.num_steps))
+    return [*compared, "final_ids"]
+
+
+@pytest.mark.parametrize("cached_first_step", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("which", RUNS, ids=run_id)
+def test_end_to_end(which, dtype, cached_first_step):
+    if not decode(*which, dtype, cached_first_step):
+        pytest.skip("no network or no noise recorded")
+
+
 @pytest.mark.parametrize("trace", TRACES)
-def test_steps_of_both_codes_were_compared(trace):
-    compared = [what for name, run in RUNS if name == trace for what in replay(trace, run, torch.float32, "all")]
+def test_steps_of_all_codes_were_compared(trace):
+    runs = [run for name, run in RUNS if name == trace]
+    compared = [what for run in runs for what in decode(trace, run, torch.float32)]
+    compared += [what for run in runs for what in replay(trace, run, torch.float32, "all")]
     new_mask = "new_masking" if trace == "enat_trace" else "masking"
     assert {"sampled_ids", "confidence", "ids_out", "final_ids", new_mask} <= set(compared)
 
@@ -155,8 +230,14 @@ def test_steps_of_both_codes_were_compared(trace):
 @pytest.mark.parametrize("trace", TRACES)
 def test_runs_with_and_without_draw_noise_were_compared(trace):
     """Decoding at random and by argmax, each in at least one run that holds all it needs."""
-    replayed = [run for name, run in RUNS if name == trace and replay(trace, run, torch.float32, "masked")]
-    assert {RecordedNoise(trace, run).draws_at_random for run in replayed} == {False, True}
+    decoded = [run for name, run in RUNS if name == trace and decode(trace, run, torch.float32)]
+    assert {RecordedNoise(trace, run).draws_at_random for run in decoded} == {False, True}
+
+
+def test_recorded_logits_were_replayed():
+    """Without a network, so that an error of the rule is told from one of the network."""
+    replayed = {trace for trace, run in RUNS if replay(trace, run, torch.float32, "masked")}
+    assert {"enat_trace", "uvit_trace"} <= replayed
 
 
 @pytest.mark.parametrize("which", RUNS, ids=run_id)
@@ -203,43 +284,6 @@ def test_clamp_and_ties_occur():
     assert overfull
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("cached_first_step", [False, True])
-@pytest.mark.parametrize("run", ENAT_RUNS)
-def test_enat_end_to_end(run, cached_first_step, dtype):
-    recorded, schedule, noise = (
-        Recorded("enat_trace", run),
-        schedule_of("enat_trace", run),
-        RecordedNoise("enat_trace", run),
-    )
-    if not noise.complete:
-        pytest.skip("no noise recorded")
-    model = facts("enat_trace")["runs"][run].get("model") or facts("enat_trace")["model"]
-    network = enat_network(model, dtype)
-    seen = []
-
-    def observe(step, taken):
-        check_step(taken, recorded, step, network.mask_token)
-        seen.append(step)
-
-    tokens_BL = sample(
-        network,
-        schedule,
-        recorded["context"].reshape(-1),
-        noise,
-        first_logits=first_step_logits(network) if cached_first_step else None,
-        observe=observe,
-    )
-    assert torch.equal(tokens_BL, recorded["final_ids"])
-    counts = facts("enat_trace")["runs"][run]["n_masked_out"]
-    assert seen == list(range(counts.index(0) + 1))
-
-
-def test_end_to_end_runs_were_compared():
-    assert any(RecordedNoise("enat_trace", run).complete for run in ENAT_RUNS)
-    assert any(key.endswith("/final_ids") for key in arrays("enat_trace"))
-
-
 @pytest.mark.parametrize("cached_first_step", [False, True])
 def test_first_step_logits_agree_with_the_recorded_ones(cached_first_step):
     """The empty canvas of every run, by class: what ``first_step_logits`` keeps."""
@@ -255,7 +299,11 @@ def test_first_step_logits_agree_with_the_recorded_ones(cached_first_step):
                 continue
             if cached_first_step:
                 table = first_step_logits(network)
-                logits = table.of(classes_B) if key == "logits_cond" else table.unconditional().expand(len(classes_B), -1, -1)
+                logits = (
+                    table.of(classes_B)
+                    if key == "logits_cond"
+                    else table.unconditional().expand(len(classes_B), -1, -1)
+                )
             else:
                 canvas = Canvas.empty(len(classes_B), config.num_tokens, config.codebook_size)
                 with torch.no_grad():
@@ -292,3 +340,17 @@ def test_official_strategies_are_valid_schedules():
             *strategy["manual_temp"],
             *strategy["manual_cfg"],
         ]
+
+
+def test_official_counts_of_muse():
+    expected = facts("uvit_text_trace")["mask_counts"]["muse"]
+    assert expected
+    counts = {}
+    for key in expected:
+        length, num_steps = (int(part[1:]) for part in key.split("/"))
+        schedule = muse_linear(num_steps, guidance_scale=1.0, temperature=1.0)
+        counts[key], remaining = [], length
+        for step in range(num_steps):
+            remaining = count_to_mask(Knobs.at(schedule, step), length, remaining)
+            counts[key].append(remaining)
+    assert counts == expected
