@@ -200,8 +200,11 @@ def _configuration_beside(path: Path, told: dict[str, int]) -> NetworkConfig | N
     if not described.is_file():
         return None
     try:
-        return network_config(json.loads(described.read_text())["network"] | told)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        content = json.loads(described.read_text())
+        if not isinstance(content, dict) or "network" not in content:
+            return None  # somebody else's file
+        return network_config(content["network"] | told)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{described} does not describe the network of {path.name}: {error}") from error
 
 

@@ -1,5 +1,6 @@
 import re
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -303,7 +304,7 @@ def test_masked_counts_fall_and_keep_their_number(schedule, num_tokens):
     counts = masked_counts(schedule, num_tokens)
     assert len(counts) == schedule.num_steps
     assert counts[0] == num_tokens
-    assert all(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(counts))
     steps = image_counts(tiny_config(num_tokens=num_tokens), schedule)
     assert sum(step.num_new for step in steps) + steps[-1].num_masked == num_tokens
 

@@ -41,7 +41,7 @@ def test_what_the_papers_do_not_fix_is_said(name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no network preset 'ENAT-M'.*AutoNAT-S.*ENAT-L"):
+    with pytest.raises(ValueError, match=r"no network preset 'ENAT-M'.*AutoNAT-S.*ENAT-L"):
         preset("ENAT-M")
 
 
