@@ -24,6 +24,7 @@ check: $(VENV)/installed  ## style and types
 
 bench: $(VENV)/installed  ## side-by-side measurements
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.frechet
 
 clean:
 	rm -rf $(VENV)

@@ -91,6 +91,11 @@ class InceptionFeatures:
         self._trunk = nn.Sequential(*layers, nn.Flatten()).to(self.device)
         self._class_weights = classifier.weight.to(self.device)
 
+    @property
+    def images(self) -> str:
+        """How images are wanted: ``uint8``, or ``float`` in [0, 1]."""
+        return self.protocol.images
+
     def provenance(self) -> dict[str, Any]:
         """What a statistics file or a result says about these features."""
         protocol = self.protocol
