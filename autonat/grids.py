@@ -19,7 +19,7 @@ def sample_grid(
     artifacts: Artifacts, specs: list[EvaluationSpec], *, per_class: int, seed: int, scale: int = 4
 ) -> bytes:
     """One PNG: a row a class; a group of `per_class` columns for each spec's pair, all from the same noise."""
-    worker = Worker(str(artifacts.folder))
+    worker = Worker(artifacts.address)
     panels = []
     for spec in specs:
         generator = worker.generator(spec.training)

@@ -3,25 +3,29 @@
 A result is recorded the moment its last block is in, so a kill loses nothing but the blocks in flight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 
-from autonat.execution.executor import Executor
+from autonat.errors import StudyStopped, UserError
+from autonat.execution.executor import Done, Executor
+from autonat.execution.listener import SILENT
+from autonat.execution.task_ledger import Ledger
 from autonat.execution.tasks import EvaluationTask, ProbeTask, ReferenceTask, Task, TrainTask
 from autonat.specs import (
     Differences,
     Evaluation,
     EvaluationSpec,
     FeatureSpec,
+    MetricSpec,
     ProbeSpec,
     Result,
     Spec,
     TrainSpec,
     fingerprint,
 )
-from autonat.storage.artifacts import file_sha256
 from autonat.storage.store import Store
 from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
 
@@ -33,9 +37,15 @@ class Fulfiller(Protocol):
 
     def fulfil(self, requests: Sequence[Spec]) -> list[Result]: ...
 
+    def begin(self, study_id: int, stopping: Callable[[], bool]) -> None:
+        """What follows is for this study, and no more work is begun once `stopping` says so."""
+
+    def tick(self) -> None:
+        """Called now and then from another thread while a study runs."""
+
 
 class Memo:
-    """Results of specs, from the store or computed by the executor.
+    """Results of specs, from the store or computed by the executor, with a ledger of the tasks once a study has begun.
 
     `say` gets a line where something is repaired. `computed` counts what was really computed, by class of spec.
     """
@@ -45,9 +55,22 @@ class Memo:
         self.computed: dict[str, int] = {}
         self._verified: set[str] = set()
         self._references: dict[str, Reference] = {}
+        self._ledger: Ledger | None = None
+
+    def begin(self, study_id: int, stopping: Callable[[], bool] = lambda: False) -> None:
+        """See ``Fulfiller``."""
+        self._ledger = Ledger(self.store.database, study_id, stopping)
+
+    def tick(self) -> None:
+        """Write the ledger down."""
+        if self._ledger is not None:
+            self._ledger.flush()
 
     def fulfil(self, requests: Sequence[Spec]) -> list[Result]:
-        """Results in the order of the requests; equal requests are computed once."""
+        """Results in the order of the requests; equal requests are computed once.
+
+        Raises StudyStopped where the study was stopped before all was done; what was finished is recorded.
+        """
         wanted = {fingerprint(spec): spec for spec in requests}
         known: dict[str, Result] = {}
         for name, spec in wanted.items():
@@ -58,7 +81,8 @@ class Memo:
         self._train([spec for spec in missing if isinstance(spec, TrainSpec | FeatureSpec)])
         measured = [spec for spec in missing if isinstance(spec, EvaluationSpec | ProbeSpec)]
         # A measurement needs its networks: trained by now as a rule, trained again where a file is lost or damaged.
-        needed = {fingerprint(part): part for spec in measured for part in (spec.training, spec.features)}
+        parts = [part for spec in measured for part in (spec.training, spec.features)]
+        needed = {fingerprint(part): part for part in parts if isinstance(part, TrainSpec | FeatureSpec)}
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
         self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec)])
@@ -78,46 +102,65 @@ class Memo:
         result, sha256 = found
         name = fingerprint(spec)
         if sha256 is not None and name not in self._verified:
-            path = self.store.artifacts.path(name)
-            if not path.exists() or file_sha256(path) != sha256:
-                what = "is damaged" if path.exists() else "is missing"
-                self.say(f"checkpoint {path} {what}: training it again")
-                path.unlink(missing_ok=True)
+            flaw = self.store.artifacts.flaw(name, sha256)
+            if flaw is not None:
+                path = self.store.artifacts.path(name)
+                self.say(f"checkpoint {path} {flaw}: training it again")
+                self.store.artifacts.discard(path)
                 return None
             self._verified.add(name)
         return result
 
     def _record(self, spec: Spec, result: Result, seconds: float, sha256: str | None = None) -> None:
-        self.store.record(spec, result, seconds, sha256)
+        ledger = self._ledger.take() if self._ledger is not None else []
+        self.store.record(spec, result, seconds, sha256, ledger)
         kind = type(spec).__name__
         self.computed[kind] = self.computed.get(kind, 0) + 1
 
+    def _perform(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """Tasks as they finish, written into the ledger."""
+        if not tasks:
+            return
+        listener = SILENT if self._ledger is None else self._ledger.batch(tasks)
+        left = len(tasks)
+        try:
+            for done in self.executor.run(tasks, listener):
+                left -= 1
+                yield done
+        except BaseException:
+            with suppress(UserError):  # what went wrong first is the message to see
+                self.tick()
+            raise
+        if left:
+            raise StudyStopped
+
     def _train(self, specs: Sequence[TrainSpec | FeatureSpec]) -> None:
-        for index, (result, sha256), seconds in self.executor.run([TrainTask(spec) for spec in specs]):
+        for index, (result, sha256), seconds in self._perform([TrainTask(spec) for spec in specs]):
             self._verified.discard(fingerprint(specs[index]))
             self._record(specs[index], result, seconds, sha256)
 
-    def _reference(self, spec: FeatureSpec) -> Reference:
+    def _reference(self, spec: MetricSpec) -> Reference:
         name = fingerprint(spec)
         if name not in self._references:
-            ((_, reference, _),) = self.executor.run([ReferenceTask(spec)])
-            self._references[name] = reference
+            for _, reference, _ in self._perform([ReferenceTask(spec)]):
+                self._references[name] = reference
         return self._references[name]
 
-    def _by_spec(self, tasks: Sequence[tuple[Any, Task]], finish: Callable[[Any, list[Any], float], None]) -> None:
-        """Run (spec, task) pairs; when a spec's last task is in, `finish` gets its results in task order."""
-        parts: dict[Any, dict[int, Any]] = {}
-        seconds_of: dict[Any, float] = {}
-        total: dict[Any, int] = {}
-        for spec, _ in tasks:
-            total[spec] = total.get(spec, 0) + 1
-        for index, result, seconds in self.executor.run([task for _, task in tasks]):
-            spec = tasks[index][0]
-            parts.setdefault(spec, {})[index] = result
-            seconds_of[spec] = seconds_of.get(spec, 0.0) + seconds
-            if len(parts[spec]) == total[spec]:
-                collected = parts.pop(spec)
-                finish(spec, [collected[key] for key in sorted(collected)], seconds_of[spec])
+    def _by_spec(
+        self, groups: Sequence[tuple[Any, Sequence[Task]]], finish: Callable[[Any, list[Any], float], None]
+    ) -> None:
+        """Run each spec's tasks; when a spec's last one is in, `finish` gets its results in task order."""
+        owner = [number for number, (_, tasks) in enumerate(groups) for _ in tasks]
+        parts: list[dict[int, Any]] = [{} for _ in groups]
+        seconds_of = [0.0] * len(groups)
+        for index, result, seconds in self._perform([task for _, tasks in groups for task in tasks]):
+            number = owner[index]
+            parts[number][index] = result
+            seconds_of[number] += seconds
+            spec, tasks = groups[number]
+            if len(parts[number]) == len(tasks):
+                finish(spec, [part for _, part in sorted(parts[number].items())], seconds_of[number])
+                parts[number] = {}
 
     def _evaluate(self, specs: Sequence[EvaluationSpec]) -> None:
         def finish(spec: EvaluationSpec, blocks: list[Statistics], seconds: float) -> None:
@@ -133,8 +176,8 @@ class Memo:
 
         for features in {spec.features for spec in specs}:
             self._reference(features)  # now, as an executor runs one batch of tasks at a time
-        tasks = [(spec, EvaluationTask(spec, block)) for spec in specs for block in range(spec.num_blocks)]
-        self._by_spec(tasks, finish)
+        groups = [(spec, [EvaluationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
+        self._by_spec(groups, finish)
 
     def _probe(self, specs: Sequence[ProbeSpec]) -> None:
         bases: dict[ProbeSpec, tuple[float, Influence, float]] = {}
@@ -154,9 +197,11 @@ class Memo:
 
         for features in {spec.features for spec in specs}:
             self._reference(features)
-        base_tasks = [
-            (spec, EvaluationTask(spec, block, dithered=True)) for spec in specs for block in range(spec.num_blocks)
+        base_groups = [
+            (spec, [EvaluationTask(spec, block, dithered=True) for block in range(spec.num_blocks)]) for spec in specs
         ]
-        self._by_spec(base_tasks, finish_base)
-        tasks = [(spec, ProbeTask(spec, block, bases[spec][1])) for spec in specs for block in range(spec.num_blocks)]
-        self._by_spec(tasks, finish)
+        self._by_spec(base_groups, finish_base)
+        groups = [
+            (spec, [ProbeTask(spec, block, bases[spec][1]) for block in range(spec.num_blocks)]) for spec in specs
+        ]
+        self._by_spec(groups, finish)

@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from autonat.config import Recipe
-from autonat.errors import UserError
+from autonat.errors import StudyStopped, UserError
 from autonat.memo import Fulfiller
 from autonat.search.alternation import alternate
 from autonat.search.program import Ask, Decision, Program
 from autonat.specs import Result, TrainSpec, fingerprint
 from autonat.storage.ownership import HEARTBEAT_SECONDS
-from autonat.storage.store import Store, decision_json
+from autonat.storage.store import Heartbeat, Store, decision_json
 
 T = TypeVar("T")
 
@@ -58,21 +58,34 @@ def run_program(
 
 
 class _Heart:
-    """Beats while a driver holds a study: the lease on it, and its running time."""
+    """Beats while a driver holds a study: the lease on it, its running time, and whether it is to go on."""
 
-    def __init__(self, store: Store, study_id: int) -> None:
-        self._store, self._study_id = store, study_id
-        self._stop = threading.Event()
+    def __init__(self, store: Store, study_id: int, fulfiller: Fulfiller) -> None:
+        self._store, self._study_id, self._fulfiller = store, study_id, fulfiller
+        self._end = threading.Event()
         self._last = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.verdict: Heartbeat = "go on"
+
+    def stopping(self) -> bool:
+        """Whether no more work is to be begun. Raises UserError where another driver took the study over."""
+        if self.verdict == "lost":
+            raise UserError(
+                "another driver took the study over while this one was silent for too long (suspended, or cut off from "
+                "the database); what was finished is kept"
+            )
+        return self.verdict == "stop"
 
     def _beat(self) -> None:
         now = time.monotonic()
-        self._store.heartbeat(self._study_id, now - self._last)
+        verdict = self._store.heartbeat(self._study_id, now - self._last)
         self._last = now
+        if verdict != "go on":
+            self.verdict = verdict
+        self._fulfiller.tick()
 
     def _run(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+        while not self._end.wait(HEARTBEAT_SECONDS):
             with suppress(UserError):  # a full disk is reported by the main thread's next write
                 self._beat()
 
@@ -81,7 +94,7 @@ class _Heart:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._end.set()
         self._thread.join()
         with suppress(UserError):
             self._beat()
@@ -112,9 +125,10 @@ class _Interrupt:
 def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Observer | None = None) -> dict[str, Any]:
     """Run a recipe's study to its end, from wherever an earlier run left it, and return the summary.
 
-    Raises UserError where another driver holds the study. An interruption or an error is recorded and passed on; what
-    was finished stays.
+    Raises UserError where another driver holds the study or a file of the recipe is missing. An interruption or an
+    error is recorded and passed on; what was finished stays.
     """
+    recipe = recipe.with_files_looked_at()
     study_id = store.claim(recipe.name, recipe.model_dump_json())
     trainings: set[str] = set()
     next_number = 0
@@ -134,17 +148,20 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 return stop.value
             if interrupt.asked:
                 raise KeyboardInterrupt
+            if heart.stopping():
+                raise StudyStopped
             if isinstance(event, Ask):
                 trainings.update(fingerprint(spec) for spec in event.requests if isinstance(spec, TrainSpec))
             results = yield event
 
-    interrupt = _Interrupt()
+    interrupt, heart = _Interrupt(), _Heart(store, study_id, fulfiller)
     try:
-        with interrupt, _Heart(store, study_id):
+        with interrupt, heart:
+            fulfiller.begin(study_id, heart.stopping)
             summary = run_program(counted(alternate(recipe)), fulfiller, observer, journal)
         summary["trainings"] = len(trainings)
-    except KeyboardInterrupt:
-        _release(store, study_id, "interrupted")
+    except (KeyboardInterrupt, StudyStopped) as end:
+        _release(store, study_id, "stopped" if isinstance(end, StudyStopped) else "interrupted")
         raise
     except BaseException as error:
         _release(store, study_id, "failed", " ".join(str(error).split()) or type(error).__name__)

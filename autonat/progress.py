@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from autonat.execution.listener import SILENT, Listener
 from autonat.execution.tasks import EvaluationTask, ProbeTask, Task, TrainTask
 from autonat.search.program import Ask, Decision
 from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint
@@ -114,11 +115,11 @@ class WatchedExecutor:
     def __exit__(self, *details: object) -> None:
         self._executor.__exit__(*details)
 
-    def run(self, tasks: Any) -> Any:
+    def run(self, tasks: Any, listener: Listener = SILENT) -> Any:
         if not tasks:
             return
         with _Ticker(self._reporter, tasks) as ticker:
-            for item in self._executor.run(tasks):
+            for item in self._executor.run(tasks, listener):
                 ticker.done(item[0])
                 yield item
 

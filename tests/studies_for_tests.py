@@ -128,14 +128,14 @@ def own_by(
     """Make a process the driver of a study."""
     import socket
 
-    from autonat.storage.ownership import _start_mark
+    from autonat.storage.ownership import mark_of
 
     query(
         database,
         "UPDATE studies SET state='running', owner_host=?, owner_pid=?, owner_mark=?, heartbeat_at=? WHERE name=?",
         host or socket.gethostname(),
         pid,
-        _start_mark(pid) if mark is None else mark,
+        mark_of(pid) if mark is None else mark,
         beat or None,
         study,
     )

@@ -1,7 +1,7 @@
 """A seeded noisy bowl in place of networks and images: searches run against it in milliseconds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autonat.search.coordinates import coordinates_of
 from autonat.specs import (
@@ -56,6 +56,12 @@ class SimulatedLandscape:
         else:
             bowl += 1.0
         return self.floor + bowl
+
+    def begin(self, study_id: int, stopping: Callable[[], bool]) -> None:
+        """Nothing to prepare."""
+
+    def tick(self) -> None:
+        """Nothing to write down."""
 
     def fulfil(self, requests: Sequence[Spec]) -> list[Result]:
         return [self._answer(spec) for spec in requests]

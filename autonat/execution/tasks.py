@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autonat.specs import EvaluationSpec, FeatureSpec, ProbeSpec, TrainSpec
+from autonat.specs import EvaluationSpec, FeatureSpec, MetricSpec, ProbeSpec, TrainSpec, fingerprint
 from models.frechet import Influence
 
 
@@ -35,7 +35,33 @@ class ProbeTask:
 class ReferenceTask:
     """The real images' mean and covariance under a feature network."""
 
-    spec: FeatureSpec
+    spec: MetricSpec
 
 
 Task = TrainTask | EvaluationTask | ProbeTask | ReferenceTask
+
+
+def kind_of(task: Task) -> str:
+    """The task's kind in the ledger."""
+    if isinstance(task, TrainTask):
+        return "training" if isinstance(task.spec, TrainSpec) else "features"
+    if isinstance(task, EvaluationTask):
+        return "base" if task.dithered else "evaluation"
+    return "probes" if isinstance(task, ProbeTask) else "reference"
+
+
+def block_of(task: Task) -> int | None:
+    return task.block if isinstance(task, EvaluationTask | ProbeTask) else None
+
+
+def images_of(task: Task) -> int:
+    """Images that the task generates; summed over a spec's tasks this is ``spec.images``."""
+    if isinstance(task, EvaluationTask):
+        return task.spec.block_size
+    return task.spec.block_size * (1 + len(task.spec.probes)) if isinstance(task, ProbeTask) else 0
+
+
+def label_of(task: Task) -> str:
+    """The task in a message."""
+    block = block_of(task)
+    return f"{kind_of(task)} {fingerprint(task.spec)[:12]}" + ("" if block is None else f", block {block},")

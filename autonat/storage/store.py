@@ -1,4 +1,4 @@
-"""The database of results and studies, through SQLAlchemy.
+"""What is remembered: results by fingerprint, studies with their journal and task ledger.
 
 Contract: one driver a study writes; any number of readers. ``record`` is atomic and a recorded result is final, so a
 process may be killed at any moment and what was recorded stays. SQLite runs with write-ahead logging. Errors of the
@@ -6,24 +6,27 @@ database become UserError with one line that says what to do.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from autonat.errors import UserError
-from autonat.specs import Result, Spec, canonical_json, fingerprint, result_from_dict
 from autonat.storage.artifacts import Artifacts
-from autonat.storage.ownership import Owner
-from autonat.storage.tables import journal, results, studies
+from autonat.storage.database import PATIENCE_SECONDS, Database
+from autonat.storage.ownership import Owner, in_utc, is_driven, owner_of
+from autonat.storage.schema import check_version, migrate
+from autonat.storage.tables import journal, results, settings, studies, tasks
+from autonat.storage.task_rows import lose_tasks
+
+if TYPE_CHECKING:  # specs import torch, which a list of studies does not need
+    from autonat.specs import Result, Spec
 
 DEFAULT_URL = "sqlite:///autonat.db"
+DEFAULT_ARTIFACTS = "autonat-artifacts"
 
 
 def _plain(value: Any) -> Any:
@@ -50,147 +53,95 @@ class StudyRow:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How many results a deletion removed, and how many it left for ``gc`` while another study was being run."""
+
+    results: int
+    left: int
+
+
+Heartbeat = Literal["go on", "stop", "lost"]
+
+
 class Store:
     """See the module's docstring. ``Store.open`` brings the schema up to date; ``readonly`` never writes."""
 
-    def __init__(self, engine: sa.Engine, url: str, artifacts: Artifacts) -> None:
-        self.engine, self.url, self.artifacts = engine, url, artifacts
+    def __init__(self, database: Database, artifacts: Artifacts) -> None:
+        self.database, self.artifacts = database, artifacts
+        self.engine = database.engine
 
     @staticmethod
-    def open(url: str = DEFAULT_URL, artifacts: Path | None = None, *, readonly: bool = False) -> "Store":
-        """Connect and, unless `readonly`, migrate. Artifacts lie beside an SQLite file unless a folder is given.
+    def open(url: str = DEFAULT_URL, artifacts: str | Path | None = None, *, readonly: bool = False) -> "Store":
+        """Connect and, unless `readonly`, migrate.
+
+        artifacts: a folder or an fsspec URL, which the database remembers. Unless given: the remembered one, else a
+        folder beside an SQLite file, else ``autonat-artifacts`` in the current folder.
 
         Raises UserError for an address that cannot be read, a file that is not a database, one of a newer version,
         a missing one where nothing may be created, and one that cannot be written.
         """
-        if "://" not in url:
-            url = f"sqlite:///{url}"
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError) as error:
-            raise UserError(f"cannot read database URL {url!r}: write sqlite:///FILE") from error
-        sqlite = parsed.get_backend_name() == "sqlite"
-        if sqlite and not parsed.database:
-            raise UserError("an SQLite database needs a file: write sqlite:///FILE")
-        file = Path(parsed.database or "")
-        if artifacts is None:
-            artifacts = file.with_name(f"{file.stem}-artifacts") if sqlite else Path("autonat-artifacts")
-        if sqlite and not file.exists():
+        database = Database(url if "://" in url else f"sqlite:///{url}")
+        file = database.file
+        if file is not None and not file.exists():
             if readonly:
                 raise UserError(f"no database at {file}: run a study first, or name one with --db")
             if not file.parent.is_dir():
                 raise UserError(f"no folder {file.parent} for the database: create it first")
-        try:
-            engine = sa.create_engine(parsed)
-        except (SQLAlchemyError, ImportError) as error:
-            raise UserError(f"cannot use database {url!r}: {' '.join(str(error).split())}") from error
-        if sqlite:
-            _prepare_sqlite(engine)
-        store = Store(engine, url, Artifacts(artifacts))
-        with store._explained():
-            if readonly:
-                store._check_version()
-            else:
-                artifacts.mkdir(parents=True, exist_ok=True)
-                store._migrate()
+        if readonly:
+            check_version(database)
+        else:
+            migrate(database)
+        store = Store(database, Artifacts(_location(database, artifacts, remember=not readonly)))
+        if not readonly:
+            with database.explained():
+                store.artifacts.create()
+            database.patience_seconds = PATIENCE_SECONDS
         return store
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            text = " ".join(str(cause).split())
-            hints = {
-                "not a database": "give another file with --db",
-                "readonly": "make the file and its folder writable",
-                "read-only": "make the file and its folder writable",
-                "full": "free some space; what was recorded is kept, so run the same command again",
-                "No space": "free some space; what was recorded is kept, so run the same command again",
-                "unable to open": "check the path and its permissions",
-                "Permission denied": "check the permissions",
-                "locked": "another process is writing; try again",
-            }
-            hint = next((hint for word, hint in hints.items() if word in text), "")
-            raise UserError(f"database {self.url}: {text}" + (f" ({hint})" if hint else "")) from error
-
-    # Schema
-
-    def _alembic(self) -> Any:
-        from alembic.config import Config
-
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        return config
-
-    def _version(self, connection: sa.Connection) -> str | None:
-        from alembic.migration import MigrationContext
-
-        return MigrationContext.configure(connection).get_current_revision()
-
-    def _check_version(self) -> None:
-        from alembic.script import ScriptDirectory
-
-        script = ScriptDirectory.from_config(self._alembic())
-        with self.engine.connect() as connection:
-            version = self._version(connection)
-            if version is None:
-                raise UserError(f"database {self.url} holds no autonat studies: name another with --db")
-        if version not in {revision.revision for revision in script.walk_revisions()}:
-            raise UserError(
-                f"database {self.url} was written by a newer autonat (schema {version}): update autonat to read it"
-            )
-        if version != script.get_current_head():
-            raise UserError(f"database {self.url} has the older schema {version}: `autonat run` brings it up to date")
-
-    def _migrate(self) -> None:
-        from alembic import command
-        from alembic.script import ScriptDirectory
-
-        config = self._alembic()
-        script = ScriptDirectory.from_config(config)
-        with self.engine.connect() as connection:
-            version = self._version(connection)
-            if version is None and sa.inspect(connection).get_table_names():
-                raise UserError(f"database {self.url} belongs to something else: give another file with --db")
-        if version is not None and version not in {revision.revision for revision in script.walk_revisions()}:
-            raise UserError(
-                f"database {self.url} was written by a newer autonat (schema {version}): update autonat to use it"
-            )
-        sqlite = self.engine.dialect.name == "sqlite"
-        if sqlite:
-            # Now, as the file is known to be ours; a read-only one keeps the mode it has, what follows says so.
-            with suppress(SQLAlchemyError), self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        if version != script.get_current_head():
-            with self.engine.begin() as connection:
-                if sqlite:  # pysqlite begins no transaction before DDL: a kill would leave half a schema
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-        else:
-            # Find a read-only file now and not after the first training.
-            with self.engine.begin() as connection:
-                connection.execute(sa.update(studies).where(studies.c.id == -1).values(state="none"))
+    @property
+    def url(self) -> str:
+        """The database's address, without a password."""
+        return self.database.name
 
     # Results
 
-    def result(self, spec: Spec) -> tuple[Result, str | None] | None:
+    def result(self, spec: "Spec") -> "tuple[Result, str | None] | None":
         """The recorded result and its artifact's hash, or None."""
-        with self._explained(), self.engine.connect() as connection:
-            row = connection.execute(
-                sa.select(results.c.kind, results.c.result, results.c.artifact_sha256).where(
-                    results.c.fingerprint == fingerprint(spec)
-                )
-            ).first()
-        return None if row is None else (result_from_dict(row.kind, json.loads(row.result)), row.artifact_sha256)
+        from autonat.specs import fingerprint
 
-    def record(self, spec: Spec, result: Result, seconds: float, artifact_sha256: str | None = None) -> None:
-        """Remember a result for good. Recording it again (a recomputed artifact) only updates the hash."""
-        name = fingerprint(spec)
+        return self.results([fingerprint(spec)]).get(fingerprint(spec))
+
+    def results(self, fingerprints: Sequence[str]) -> "dict[str, tuple[Result, str | None]]":
+        """The recorded results of some fingerprints, each with its artifact's hash."""
+        from autonat.specs import result_from_dict
+
+        rows: list[Any] = []
+        for first in range(0, len(fingerprints), 500):  # databases limit the number of parameters
+            wanted = sa.select(
+                results.c.fingerprint, results.c.kind, results.c.result, results.c.artifact_sha256
+            ).where(results.c.fingerprint.in_(fingerprints[first : first + 500]))
+            rows += self.database.rows(wanted)
+        return {
+            row.fingerprint: (result_from_dict(row.kind, json.loads(row.result)), row.artifact_sha256) for row in rows
+        }
+
+    def record(
+        self,
+        spec: "Spec",
+        result: "Result",
+        seconds: float,
+        artifact_sha256: str | None = None,
+        ledger: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Remember a result for good, and rows of the task ledger with it.
+
+        Recording it again (a recomputed artifact) only updates the hash.
+        """
+        from autonat.specs import canonical_json, fingerprint
+
         row = {
-            "fingerprint": name,
+            "fingerprint": fingerprint(spec),
             "kind": type(spec).__name__,
             "spec": canonical_json(asdict(spec)),
             "result": json.dumps(asdict(result), sort_keys=True),
@@ -199,15 +150,14 @@ class Store:
             "artifact_sha256": artifact_sha256,
             "created_at": datetime.now(UTC),
         }
-        with self._explained():
-            try:
-                with self.engine.begin() as connection:
-                    connection.execute(sa.insert(results).values(row))
-            except IntegrityError:
-                with self.engine.begin() as connection:
-                    connection.execute(
-                        sa.update(results).where(results.c.fingerprint == name).values(artifact_sha256=artifact_sha256)
-                    )
+        final = tuple(name for name in row if name not in ("fingerprint", "artifact_sha256"))
+
+        def write(connection: sa.Connection) -> None:
+            connection.execute(self.database.upsert(results, keep=final), row)
+            if ledger:
+                connection.execute(self.database.upsert(tasks), list(ledger))
+
+        self.database.run(write)
 
     # Studies
 
@@ -221,108 +171,116 @@ class Store:
 
     def studies(self) -> list[StudyRow]:
         """All studies, oldest first. A study whose driver died is shown as "killed"."""
-        with self._explained(), self.engine.connect() as connection:
-            rows = connection.execute(sa.select(studies).order_by(studies.c.id)).all()
-        return [
-            StudyRow(
-                row.id,
-                row.name,
-                row.recipe,
-                "killed" if row.state == "running" and not self._is_driven(row) else row.state,
-                row.error,
-                json.loads(row.summary) if row.summary else None,
-                row.seconds,
-                row.created_at,
-                row.updated_at,
-            )
-            for row in rows
-        ]
 
-    @staticmethod
-    def _is_driven(row: Any) -> bool:
-        if row.owner_pid is None:
-            return False
-        return Owner(row.owner_host, row.owner_pid, row.owner_mark).is_alive(row.heartbeat_at, datetime.now(UTC))
+        def read(connection: sa.Connection) -> list[StudyRow]:
+            now = self.database.now(connection)
+            return [
+                StudyRow(
+                    row.id,
+                    row.name,
+                    row.recipe,
+                    "killed" if row.state == "running" and not is_driven(row, now) else row.state,
+                    row.error,
+                    json.loads(row.summary) if row.summary else None,
+                    row.seconds,
+                    in_utc(row.created_at),
+                    in_utc(row.updated_at),
+                )
+                for row in connection.execute(sa.select(studies).order_by(studies.c.id))
+            ]
+
+        return self.database.run(read)
 
     def claim(self, name: str, recipe: str) -> int:
         """Create the study or take over one whose driver is gone; returns its id.
 
-        Raises UserError while another driver lives (with its host and pid) and where the study has another recipe.
+        Tasks that an earlier driver left running become lost. Raises UserError while another driver lives (with its
+        host and pid) and where the study has another recipe.
         """
-        owner, now = Owner.this_process(), datetime.now(UTC)
-        mine = {
-            "state": "running",
-            "error": None,
-            "owner_host": owner.host,
-            "owner_pid": owner.pid,
-            "owner_mark": owner.mark,
-            "heartbeat_at": now,
-            "updated_at": now,
-        }
-        with self._explained():
-            try:
-                with self.engine.begin() as connection:
-                    inserted = connection.execute(
-                        sa.insert(studies).values(name=name, recipe=recipe, created_at=now, seconds=0.0, **mine)
-                    )
-                    key = inserted.inserted_primary_key
-                    assert key is not None
-                    return int(key[0])
-            except IntegrityError:
-                pass
-            with self.engine.begin() as connection:
-                row = connection.execute(sa.select(studies).where(studies.c.name == name)).one()
-                if row.recipe != recipe:
-                    raise UserError(
-                        f"study {name!r} exists with another recipe: give it another name (name=NEW) or delete it "
-                        f"first (autonat delete {name})"
-                    )
-                if self._is_driven(row) and (row.owner_host, row.owner_pid) != (owner.host, owner.pid):
-                    raise UserError(
-                        f"study {name!r} is being run by process {row.owner_pid} on {row.owner_host}: wait for it or "
-                        "stop it"
-                    )
-                # Only if nobody was quicker since the row was read.
-                taken = connection.execute(
-                    sa.update(studies)
-                    .where(
-                        studies.c.id == row.id,
-                        studies.c.owner_mark.is_(None)
-                        if row.owner_mark is None
-                        else sa.and_(studies.c.owner_mark == row.owner_mark, studies.c.owner_pid == row.owner_pid),
-                    )
-                    .values(**mine)
-                )
-                if taken.rowcount != 1:
-                    raise UserError(f"study {name!r} was just taken by another process")
-                return int(row.id)
+        owner = Owner.this_process()
 
-    def heartbeat(self, study_id: int, seconds: float) -> None:
-        """The driver lives; `seconds` are added to the study's running time."""
-        with self._explained(), self.engine.begin() as connection:
+        def take(connection: sa.Connection) -> int:
+            now = self.database.now(connection)
+            mine: dict[str, Any] = {"state": "running", "error": None, "stop_requested": False}
+            mine |= {"updated_at": now, "heartbeat_at": now}
+            mine |= {"owner_host": owner.host, "owner_pid": owner.pid, "owner_mark": owner.mark}
+            row = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
+            if row is None:
+                inserted = connection.execute(
+                    sa.insert(studies).values(name=name, recipe=recipe, created_at=now, seconds=0.0, **mine)
+                )
+                key = inserted.inserted_primary_key
+                assert key is not None
+                return int(key[0])
+            if row.recipe != recipe:
+                raise UserError(
+                    f"study {name!r} exists with another recipe: give it another name (name=NEW) or delete it "
+                    f"first (autonat delete {name})"
+                )
+            if is_driven(row, now) and owner_of(row) != owner:
+                raise UserError(
+                    f"study {name!r} is being run by process {row.owner_pid} on {row.owner_host}: wait for it or "
+                    f"stop it (autonat stop {name})"
+                )
+            connection.execute(sa.update(studies).where(studies.c.id == row.id).values(**mine))
+            lose_tasks(connection, row.id, now)
+            return int(row.id)
+
+        return self.database.run(take, locked=True)
+
+    def heartbeat(self, study_id: int, seconds: float) -> Heartbeat:
+        """The driver lives; `seconds` are added to the study's running time. Returns whether it is to go on.
+
+        "lost": another driver holds the study, as this one was silent for too long.
+        """
+
+        def beat(connection: sa.Connection) -> Heartbeat:
+            now = self.database.now(connection)
             connection.execute(
-                sa.update(studies)
-                .where(studies.c.id == study_id)
-                .values(heartbeat_at=datetime.now(UTC), seconds=studies.c.seconds + seconds)
+                sa.update(studies).where(_mine(study_id)).values(heartbeat_at=now, seconds=studies.c.seconds + seconds)
             )
+            stop = connection.execute(sa.select(studies.c.stop_requested).where(_mine(study_id))).scalar()
+            return "lost" if stop is None else "stop" if stop else "go on"
+
+        return self.database.run(beat)
+
+    def request_stop(self, name: str) -> StudyRow:
+        """Ask a study's driver to end after the tasks in flight. Raises UserError where it has none."""
+        row = self.study(name)
+        if row.state != "running":
+            raise UserError(f"study {name!r} is {row.state}: there is nothing to stop")
+        self.database.run(
+            lambda connection: connection.execute(
+                sa.update(studies).where(studies.c.id == row.id).values(stop_requested=True)
+            )
+        )
+        return row
 
     def release(
         self, study_id: int, state: str, error: str | None = None, summary: dict[str, Any] | None = None
     ) -> None:
-        """Let go of a study: finished, interrupted or failed."""
-        values: dict[str, Any] = {"state": state, "error": error, "updated_at": datetime.now(UTC)}
-        values |= {"owner_host": None, "owner_pid": None, "owner_mark": None, "heartbeat_at": None}
-        if summary is not None:
-            values["summary"] = json.dumps(summary, default=_plain, sort_keys=True)
-        with self._explained(), self.engine.begin() as connection:
-            connection.execute(sa.update(studies).where(studies.c.id == study_id).values(**values))
+        """Let go of a study: finished, stopped, interrupted or failed. Nothing happens where another took it over."""
+        owner = Owner.this_process()
+
+        def let_go(connection: sa.Connection) -> None:
+            now = self.database.now(connection)
+            values: dict[str, Any] = {"state": state, "error": error, "updated_at": now, "stop_requested": False}
+            values |= {"owner_host": None, "owner_pid": None, "owner_mark": None, "heartbeat_at": None}
+            if summary is not None:
+                values["summary"] = json.dumps(summary, default=_plain, sort_keys=True)
+            connection.execute(sa.update(studies).where(_mine(study_id)).values(**values))
+            in_flight = (tasks.c.study_id == study_id) & (tasks.c.driver == owner.label) & (tasks.c.state == "running")
+            connection.execute(sa.update(tasks).where(in_flight).values(state="lost", finished_at=now))
+
+        self.database.run(let_go)
 
     def write_journal(self, study_id: int, first_number: int, entries: list[dict[str, Any]]) -> None:
         """Append entries (phase, round, purpose, and a fingerprint or a decision) from `first_number` on.
 
         Numbers that are there already, from before an interruption, stay as they are.
         """
-        with self._explained(), self.engine.begin() as connection:
+
+        def append(connection: sa.Connection) -> None:
             last = connection.execute(
                 sa.select(sa.func.max(journal.c.number)).where(journal.c.study_id == study_id)
             ).scalar()
@@ -336,46 +294,131 @@ class Store:
             if fresh:
                 connection.execute(sa.insert(journal), fresh)
 
+        self.database.run(append)
+
     def decisions(self, study_id: int) -> list[dict[str, Any]]:
         """A study's decisions in order: phase, round, purpose and facts."""
-        with self._explained(), self.engine.connect() as connection:
-            rows = connection.execute(
-                sa.select(journal.c.phase, journal.c.round, journal.c.purpose, journal.c.decision)
-                .where(journal.c.study_id == study_id, journal.c.decision.is_not(None))
-                .order_by(journal.c.number)
-            ).all()
+        wanted = (
+            sa.select(journal.c.phase, journal.c.round, journal.c.purpose, journal.c.decision)
+            .where(journal.c.study_id == study_id, journal.c.decision.is_not(None))
+            .order_by(journal.c.number)
+        )
+        rows = self.database.rows(wanted)
         return [
             {"phase": row.phase, "round": row.round, "purpose": row.purpose, **json.loads(row.decision)} for row in rows
         ]
 
-    def delete(self, name: str) -> int:
-        """Remove a study, the results no other study refers to, and their artifacts; returns how many results.
+    def recorded_specs(self, study_id: int) -> list[tuple[str, str, str]]:
+        """(fingerprint, kind, spec as JSON) of all results that a study asked for or had computed, in a fixed order."""
+        wanted = (
+            sa.select(results.c.fingerprint, results.c.kind, results.c.spec)
+            .where(results.c.fingerprint.in_(_used_by(study_id)))
+            .order_by(results.c.fingerprint)
+        )
+        rows = self.database.rows(wanted)
+        return [(row.fingerprint, row.kind, row.spec) for row in rows]
 
-        Raises UserError while it is being run.
+    def delete(self, name: str) -> Removed:
+        """Remove a study with its results, and their artifacts, that no other study asked for or had computed.
+
+        While another study runs the results stay: it may have looked them up and not yet written it down. ``gc``
+        removes them later. Raises UserError while the study is being run.
         """
-        row = self.study(name)
-        if row.state == "running":
-            raise UserError(f"study {name!r} is being run: stop it before deleting it")
-        with self._explained(), self.engine.begin() as connection:
-            asked = sa.select(journal.c.fingerprint).where(journal.c.fingerprint.is_not(None))
-            mine = set(connection.scalars(asked.where(journal.c.study_id == row.id)))
-            orphaned = sorted(mine - set(connection.scalars(asked.where(journal.c.study_id != row.id))))
-            connection.execute(sa.delete(journal).where(journal.c.study_id == row.id))
+
+        def remove(connection: sa.Connection) -> Removed:
+            now = self.database.now(connection)
+            row = connection.execute(sa.select(studies).where(studies.c.name == name)).first()
+            if row is None:
+                raise UserError(f"no study {name!r} in {self.url}")
+            if row.state == "running" and is_driven(row, now):
+                raise UserError(f"study {name!r} is being run: stop it before deleting it")
+            mine = sorted(connection.scalars(_used_by(row.id)))
             connection.execute(sa.delete(studies).where(studies.c.id == row.id))
-            connection.execute(sa.delete(results).where(results.c.fingerprint.in_(orphaned)))
-        for name_of_result in orphaned:
-            self.artifacts.remove(name_of_result)
-        return len(orphaned)
+            orphans = set(_orphans(connection)) & set(mine)
+            if _running(connection, now):
+                return Removed(0, len(orphans))
+            self._remove_results(connection, sorted(orphans))
+            return Removed(len(orphans), 0)
+
+        return self.database.run(remove, locked=True)
+
+    def gc(self) -> int:
+        """Remove results, and their artifacts, that no study has any use for; returns how many.
+
+        Raises UserError while a study is being run.
+        """
+
+        def collect(connection: sa.Connection) -> int:
+            running = _running(connection, self.database.now(connection))
+            if running:
+                raise UserError(
+                    f"study {running[0]!r} is being run: wait for it or stop it (autonat stop {running[0]})"
+                )
+            orphans = _orphans(connection)
+            self._remove_results(connection, orphans)
+            return len(orphans)
+
+        return self.database.run(collect, locked=True)
+
+    def _remove_results(self, connection: sa.Connection, fingerprints: list[str]) -> None:
+        """Files go before the transaction ends: a driver that starts after it finds neither result nor artifact."""
+        for first in range(0, len(fingerprints), 500):
+            some = fingerprints[first : first + 500]
+            connection.execute(sa.delete(results).where(results.c.fingerprint.in_(some)))
+        for fingerprint in fingerprints:
+            self.artifacts.remove(fingerprint)
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def _prepare_sqlite(engine: sa.Engine) -> None:
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout=30000")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.close()
+def _mine(study_id: int) -> Any:
+    """The study, if this process still holds it."""
+    owner = Owner.this_process()
+    return sa.and_(
+        studies.c.id == study_id,
+        studies.c.owner_host == owner.host,
+        studies.c.owner_pid == owner.pid,
+        studies.c.owner_mark == owner.mark,
+    )
+
+
+def _running(connection: sa.Connection, now: datetime) -> list[str]:
+    """Names of the studies that are being run."""
+    rows = connection.execute(sa.select(studies).where(studies.c.state == "running")).all()
+    return [row.name for row in rows if is_driven(row, now)]
+
+
+def _used_by(study_id: int) -> Any:
+    """Fingerprints that a study asked for, or had computed (`autonat evaluate`, or just before it was killed)."""
+    asked = sa.select(journal.c.fingerprint).where(journal.c.study_id == study_id, journal.c.fingerprint.is_not(None))
+    return asked.union(sa.select(tasks.c.fingerprint).where(tasks.c.study_id == study_id))
+
+
+def _orphans(connection: sa.Connection) -> list[str]:
+    """Results of no study."""
+    asked = sa.exists().where(journal.c.fingerprint == results.c.fingerprint)
+    computed = sa.exists().where(tasks.c.fingerprint == results.c.fingerprint)
+    wanted = sa.select(results.c.fingerprint).where(~asked, ~computed).order_by(results.c.fingerprint)
+    return list(connection.scalars(wanted))
+
+
+def _location(database: Database, given: str | Path | None, *, remember: bool) -> str | Path:
+    """Where the artifacts lie. `remember` writes down what was given, and where a server's driver keeps them."""
+    stored = database.run(
+        lambda connection: connection.execute(
+            sa.select(settings.c.value).where(settings.c.name == "artifacts")
+        ).scalar()
+    )
+    if given is None and stored is not None:
+        return str(stored)
+    if given is None and database.file is not None:
+        # Not remembered, so that both can be moved together.
+        return database.file.with_name(f"{database.file.stem}-artifacts")
+    location = str(given or DEFAULT_ARTIFACTS)
+    if "://" not in location:
+        location = str(Path(location).resolve())
+    if remember and location != stored:
+        row = {"name": "artifacts", "value": location}
+        database.run(lambda connection: connection.execute(database.upsert(settings), row))
+    return location
