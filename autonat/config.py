@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autonat.errors import UserError
-from models.enat import ENATConfig
+from autonat.specs import Compute
+from models.data import Data, TokenData, sizes_of
 from models.features import ClassifierConfig
+from models.files import File, FileError, as_file
 from models.mask_ratio import AnyMaskRatio, ArccosMaskRatio
+from models.networks import NetworkConfig
 from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule
 from models.train import TrainingConfig
 
@@ -114,6 +118,18 @@ class OfficialSearch(Strict):
     }
 
 
+class InceptionConfig(Strict):
+    """FID itself: Inception's weights and the real images' statistics, both from files (`autonat statistics`).
+
+    images: `uint8` as saved images hold them, or `float`, never rounded, as MUSE's evaluation has it.
+    """
+
+    kind: Literal["inception"] = "inception"
+    weights: File
+    reference: File
+    images: Literal["uint8", "float"] = "uint8"
+
+
 class BetaSearch(Strict):
     """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta.
 
@@ -142,44 +158,96 @@ def _not_finite(value: Any, where: str) -> list[str]:
     return [where] if isinstance(value, float) and not math.isfinite(value) else []
 
 
+PhaseName = Literal["schedule", "mask_ratio"]
+
+
 class Recipe(Strict):
-    """A whole study."""
+    """A whole study.
+
+    phases: what is searched, `schedule`, `mask_ratio` or both in turn. checkpoint: a trained network's file, whose
+    schedule alone can then be searched; `mask_ratio` is then what its authors say it was trained with. compute: where
+    training and evaluations run, and how exactly.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     seed: int = 0
-    data: Literal["digits"] = "digits"
-    network: ENATConfig
-    training: TrainingConfig
-    features: ClassifierConfig = ClassifierConfig()
+    data: Data = "digits"
+    network: NetworkConfig = Field(discriminator="kind")
+    checkpoint: File | None = None
+    training: TrainingConfig | None = None
+    compute: Compute = Compute()
+    features: ClassifierConfig | InceptionConfig = Field(ClassifierConfig(), discriminator="kind")
     schedule: ScheduleStart
     mask_ratio: AnyMaskRatio = Field(ArccosMaskRatio(), discriminator="kind")
+    phases: tuple[PhaseName, ...] = Field(("schedule", "mask_ratio"), min_length=1)
     search: StagedSearch | OfficialSearch = Field(StagedSearch(), discriminator="method")
     # The schedule search of later rounds, which starts from a tuned schedule; the same one unless given.
     later_search: StagedSearch | None = None
-    beta: BetaSearch | None = None
+    beta: BetaSearch = BetaSearch()
     rounds: int = Field(1, ge=1)
     block_size: int = Field(100, ge=2)
     budget_images: int | None = Field(None, ge=1)
     held_out_images: int = 10_000
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """A preset's name for a network's sizes, a path for a file, and the kinds that go without saying."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        network = data.get("network")
+        if isinstance(network, dict) and "preset" in network:
+            from models.presets import preset
+
+            sizes = {key: value for key, value in network.items() if key != "preset"}
+            data["network"] = {**asdict(preset(str(network["preset"]))), **sizes}
+        elif isinstance(network, dict):
+            data["network"] = {"kind": "enat", **network}
+        if isinstance(data.get("features"), dict):
+            data["features"] = {"kind": "classifier", **data["features"]}
+        for keys in FILES:
+            _put(data, keys, as_file)
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        from models.images import image_set
-        from models.tokenizer import tokenizer_for
-
-        tokenizer, data = tokenizer_for(self.data), image_set(self.data)
-        expected = {
-            "num_tokens": tokenizer.grid[0] * tokenizer.grid[1],
-            "codebook_size": tokenizer.codebook_size,
-            "num_classes": data.num_classes,
-        }
+        sizes = sizes_of(self.data)
         for place in _not_finite(self.model_dump(include={"network", "training", "features", "mask_ratio"}), "recipe"):
             raise ValueError(f"{place.removeprefix('recipe.')} must be a finite number")
-        for name, value in expected.items():
+        for name in ("num_tokens", "codebook_size", "num_classes"):
+            value = getattr(sizes, name)
             if getattr(self.network, name) != value:
-                raise ValueError(f"network.{name} is {getattr(self.network, name)}, but {self.data} needs {value}")
+                what = self.data if isinstance(self.data, str) else f"data {self.data.name}"
+                raise ValueError(f"network.{name} is {getattr(self.network, name)}, but {what} needs {value}")
+        self._check_parts()
+        self._check_counts(sizes.num_classes)
+        return self
+
+    def _check_parts(self) -> None:
+        """What goes together."""
+        if self.checkpoint is None and self.training is None:
+            raise ValueError("give either `training` or the `checkpoint` of a trained network")
+        if self.checkpoint is not None and (self.training is not None or "mask_ratio" in self.phases):
+            raise ValueError("a `checkpoint` is not trained any more: leave out `training` and set phases: [schedule]")
+        if len(set(self.phases)) < len(self.phases):
+            raise ValueError("phases names one twice")
+        if isinstance(self.data, TokenData) != isinstance(self.features, InceptionConfig):
+            raise ValueError("data in files is measured with features.kind inception, the digits with a classifier")
+        if isinstance(self.data, TokenData) and self.checkpoint is None and self.data.tokens is None:
+            raise ValueError("data.tokens is needed to train a network")
+        captions = isinstance(self.data, TokenData) and self.data.captions is not None
+        if captions != (self.network.kind == "uvit_text"):
+            raise ValueError("data.captions and a network of kind uvit_text go together")
+        if self.network.kind == "uvit_text" and self.checkpoint is None:
+            raise ValueError("a network of kind uvit_text is not trained here: give its checkpoint")
+        if self.network.kind != "enat" and self.training is not None and self.training.reuse_probability > 0:
+            raise ValueError(f"training.reuse_probability must be 0: a {self.network.kind} reuses no features")
+
+    def _check_counts(self, num_classes: int) -> None:
+        """Image counts are whole blocks, blocks hold whole rounds of the classes or less than one."""
         counts = {"held_out_images": self.held_out_images}
-        if self.beta is not None:
+        if "mask_ratio" in self.phases:
             counts["beta.images"] = self.beta.images
             if self.beta.retune is not None:
                 counts["beta.retune.images"] = self.beta.retune.images
@@ -195,9 +263,57 @@ class Recipe(Strict):
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
-        if self.block_size % expected["num_classes"]:
-            raise ValueError(f"block_size {self.block_size} must be a multiple of the {data.num_classes} classes")
-        return self
+        if num_classes <= self.block_size and self.block_size % num_classes:
+            raise ValueError(f"block_size {self.block_size} must be a multiple of the {num_classes} classes")
+
+    def files(self) -> dict[str, File]:
+        """Every file the study depends on, by its key in the recipe."""
+        found = {".".join(keys): _get(self, keys) for keys in FILES}
+        return {key: file for key, file in found.items() if file is not None}
+
+    def with_files_looked_at(self) -> "Recipe":
+        """The recipe with the hash of every file, so that results are named by what was in them.
+
+        Raises UserError for one that is missing or is not the file it was.
+        """
+        data = self.model_dump()
+        for key, file in self.files().items():
+            try:
+                looked_at = file.looked_at()
+            except FileError as error:
+                raise UserError(f"{key}: {error}") from error
+            _put(data, tuple(key.split(".")), lambda _, file=looked_at: asdict(file))
+        return Recipe.model_validate(data)
+
+
+# Where in a recipe there may be files.
+FILES = (
+    ("checkpoint",),
+    ("data", "tokenizer"),
+    ("data", "tokens"),
+    ("data", "captions", "contexts"),
+    ("data", "captions", "table"),
+    ("features", "weights"),
+    ("features", "reference"),
+)
+
+
+def _get(recipe: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        recipe = getattr(recipe, key, None)
+    return recipe
+
+
+def _put(data: Any, keys: tuple[str, ...], change: Any) -> None:
+    """Change a value in nested dictionaries, copying those on the way; nothing where there is none."""
+    *parents, last = keys
+    for key in parents:
+        if not isinstance(data, dict) or not isinstance(data.get(key), dict):
+            return
+        data[key] = dict(data[key])
+        data = data[key]
+    if isinstance(data, dict) and data.get(last) is not None:
+        data[last] = change(data[last])
 
 
 def recipe_path(name: str) -> Path:

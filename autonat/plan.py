@@ -1,22 +1,25 @@
 """What a study will cost, before it starts: its program run against a simulated landscape, and a short calibration."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from autonat.config import Recipe
 from autonat.execution.simulated import SimulatedLandscape
+from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
 from autonat.specs import EvaluationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
-from models.checkpoint import build_network
+from models.data import Data, DataSizes, TokenData, sizes_of
 from models.evaluate import Block, Generator
-from models.images import image_set
+from models.networks import build_network
 from models.sample import unconditional_steps
 from models.schedule import GenerationSchedule
-from models.tokenizer import tokenizer_for
+from models.tokenizer import GreyLevelTokenizer, Tokenizer
 from models.train import train
+from models.uvit_text import TextUViT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,9 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     measured: list[EvaluationSpec | ProbeSpec] = [*evaluations, *gradients]
     passes = sum(forward_passes(spec) for spec in measured)
     step_seconds, pass_seconds = _calibrate(recipe)
+    steps = 0 if recipe.training is None else recipe.training.steps
     # Trainings run side by side as far as they are asked for together; a line of the search has about three.
-    seconds = len(trainings) * recipe.training.steps * step_seconds / max(1, min(workers, 3))
+    seconds = len(trainings) * steps * step_seconds / max(1, min(workers, 3))
     seconds += passes * pass_seconds / max(1, workers)
     return Plan(
         trainings=len(trainings),
@@ -83,32 +87,67 @@ def _typical_optimum(start: GenerationSchedule) -> GenerationSchedule:
 
 
 def _calibrate(recipe: Recipe) -> tuple[float, float]:
-    """Seconds of a training step, and of one network pass over one image with everything around it."""
+    """Seconds of a training step (0 where nothing is trained), and of one network pass over one image with everything
+    around it."""
     torch.set_num_threads(1)
-    data, tokenizer = image_set(recipe.data), tokenizer_for(recipe.data)
-    tokens, labels = tokenizer.encode(torch.from_numpy(data.train_images)), torch.from_numpy(data.train_labels)
-    ends: list[float] = []
-    settings = {name: getattr(recipe.training, name) for name in recipe.training.__slots__}
-    short = type(recipe.training)(**{**settings, "steps": 110})
-    started = time.perf_counter()
-
-    class EnoughError(Exception):
-        pass
-
-    def stop_early(step: int, loss: float) -> None:
-        ends.append(time.perf_counter())
-        raise EnoughError
-
-    try:
-        train(recipe.network, short, recipe.mask_ratio, tokens, labels, recipe.seed, progress=stop_early)
-    except EnoughError:
-        pass
-    step_seconds = (ends[0] - started) / 50
-    network = build_network(recipe.network).initialise(torch.Generator().manual_seed(0)).eval()
-    generator = Generator(network, tokenizer)
+    device = device_of(recipe.compute)
+    network = build_network(recipe.network).initialise(torch.Generator().manual_seed(0)).eval().to(device)
+    generator = Generator(_with_captions(network, recipe.data), _any_tokenizer(recipe.data), recipe.compute.precision)
     schedule = recipe.schedule.build()
-    block = Block(0, 1, recipe.block_size, 0)
+    # Passes of a large network take seconds: a few images tell as much as a block.
+    size = recipe.block_size if recipe.network.width <= 128 or device.type == "cuda" else 2
+    block = Block(0, 1, size, 0)
     generator.tokens(schedule, block)
     started = time.perf_counter()
     generator.tokens(schedule, block)
-    return step_seconds, (time.perf_counter() - started) / (recipe.block_size * max(1, _passes(schedule)))
+    pass_seconds = (time.perf_counter() - started) / (size * max(1, _passes(schedule)))
+    return 0.0 if recipe.training is None else _training_step_seconds(recipe), pass_seconds
+
+
+def _training_step_seconds(recipe: Recipe) -> float:
+    """Measured on random tokens; a large batch by a small one's share of it."""
+    assert recipe.training is not None
+    device, sizes = device_of(recipe.compute), sizes_of(recipe.data)
+    small = recipe.network.width <= 128 or device.type == "cuda"
+    groups = recipe.training.ratio_groups if small else 1
+    batch = recipe.training.batch_size if small else 2
+    warm, measured = (50, 50) if small and device.type == "cpu" else (2, 2)
+    short = replace(
+        recipe.training, steps=warm + measured, batch_size=batch, ratio_groups=groups, checkpoint_every_steps=10**9
+    )
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(sizes.codebook_size, (4 * batch, sizes.num_tokens), generator=random)
+    labels = torch.randint(sizes.num_classes, (4 * batch,), generator=random)
+    ends: list[float] = []
+    train(
+        recipe.network,
+        short,
+        recipe.mask_ratio,
+        tokens.to(device),
+        labels.to(device),
+        recipe.seed,
+        precision=recipe.compute.precision,
+        progress=lambda step, loss: ends.append(time.perf_counter()),
+        progress_every=warm,
+    )
+    return (ends[1] - ends[0]) / measured * (recipe.training.batch_size / batch)
+
+
+def _any_tokenizer(data: Data) -> Tokenizer:
+    """A stand-in with the data's codebook: the calibration paints tokens and looks at no image."""
+    return GreyLevelTokenizer() if isinstance(data, str) else _Codes(sizes_of(data))
+
+
+class _Codes(GreyLevelTokenizer):
+    def __init__(self, sizes: DataSizes) -> None:
+        super().__init__(*sizes.grid)
+        self.codebook_size = sizes.codebook_size
+
+
+def _with_captions(network: Any, data: Data) -> Any:
+    """Random contexts in place of captions, so that no file is needed to plan."""
+    if not isinstance(network, TextUViT):
+        return network
+    shape = (data.num_classes if isinstance(data, TokenData) else 1, network.config.context_tokens, 1)
+    contexts = torch.zeros(1, 1, 1).expand(shape[0], shape[1], network.config.context_width)
+    return network.with_contexts(contexts, contexts[0])

@@ -9,12 +9,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from models.enat import ENATConfig
+from models.data import Data
 from models.features import ClassifierConfig
+from models.files import File
 from models.frechet import standard_error
 from models.mask_ratio import AnyMaskRatio
+from models.networks import NetworkConfig
 from models.probes import Probe
 from models.schedule import GenerationSchedule
 from models.train import TrainingConfig
@@ -26,10 +28,25 @@ Labels = Literal["balanced", "random"]
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """What a result is computed on. Noise comes from the device's own generator and bfloat16 rounds, so it is part of
+    the result's name: a number from another device is another draw.
+
+    compile: let torch.compile fuse the network; float32 results then agree to rounding only.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """Train the feature network of the metric. Result: Features; artifact: its weights."""
 
-    data: str
+    data: Literal["digits"]
     classifier: ClassifierConfig
     seed: int
 
@@ -42,29 +59,63 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class InceptionSpec:
+    """Inception's features and the real images' statistics under them, both from files; nothing to train.
+
+    images: how generated images reach the network, see ``models.inception.MetricProtocol``.
+    """
+
+    weights: File
+    reference: File
+    images: Literal["uint8", "float"] = "uint8"
+    compute: Compute = Compute()
+
+    @property
+    def metric(self) -> str:
+        return f"FID(inception:{self.weights.sha256[:8]}, {self.images}, reference:{self.reference.sha256[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
     """Train a generator. Result: Trained; artifact: the EMA's weights."""
 
-    data: str
-    network: ENATConfig
+    data: Data
+    network: NetworkConfig
     training: TrainingConfig
     mask_ratio: AnyMaskRatio
     seed: int
+    compute: Compute = Compute()
 
     images = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSpec:
+    """A generator that was trained elsewhere: its weights are a file. mask_ratio: what its authors say of it."""
+
+    data: Data
+    network: NetworkConfig
+    weights: File
+    mask_ratio: AnyMaskRatio
+
+
+# What stands behind a measurement: something trained here, or a file.
+GeneratorSpec = TrainSpec | CheckpointSpec
+MetricSpec = FeatureSpec | InceptionSpec
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSpec:
     """Generate `num_images` images and measure their distance to the real ones. Result: Evaluation."""
 
-    training: TrainSpec
-    features: FeatureSpec
+    training: GeneratorSpec
+    features: MetricSpec
     schedule: GenerationSchedule
     seed: int
     num_images: int
     block_size: int
     labels: Labels = "balanced"
+    compute: Compute = Compute()
 
     def __post_init__(self) -> None:
         _check_blocks(self.num_images, self.block_size)
@@ -84,13 +135,14 @@ class ProbeSpec:
     """Measure how each probe of one schedule value changes the distance, under common random numbers and dithered mask
     counts. Result: Differences."""
 
-    training: TrainSpec
-    features: FeatureSpec
+    training: GeneratorSpec
+    features: MetricSpec
     schedule: GenerationSchedule
     probes: tuple[Probe, ...]
     seed: int
     num_images: int
     block_size: int
+    compute: Compute = Compute()
 
     def __post_init__(self) -> None:
         _check_blocks(self.num_images, self.block_size)
@@ -120,10 +172,19 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def fingerprint(spec: Spec) -> str:
+def fingerprint(spec: Spec | InceptionSpec | CheckpointSpec) -> str:
     """SHA-256 of the spec's canonical JSON and the numerics version, in hexadecimal."""
-    content = {"kind": type(spec).__name__, "numerics": NUMERICS_VERSION, "spec": asdict(spec)}
+    content = {"kind": type(spec).__name__, "numerics": NUMERICS_VERSION, "spec": _without_places(asdict(spec))}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _without_places(value: Any) -> Any:
+    """Plain data with files named by their contents alone."""
+    if isinstance(value, dict):
+        if value.keys() == {"path", "sha256"}:
+            return {"sha256": value["sha256"] or f"unread {value['path']}"}
+        return {key: _without_places(entry) for key, entry in value.items()}
+    return [_without_places(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def derived_seed(seed: int, *address: int | str) -> int:

@@ -5,7 +5,7 @@ alone, so blocks may be computed anywhere and in any order. B images a block, L 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 from models.features import DigitClassifier
 from models.frechet import Reference, Statistics, standard_error
 from models.images import ImageSet
+from models.noise import DeviceNoise
 from models.random_streams import stream
-from models.sample import StreamNoise, first_step_logits, sample
+from models.sample import Noise, StreamNoise, first_step_logits, sample
 from models.schedule import GenerationSchedule
 from models.tokenizer import Tokenizer
 
@@ -31,43 +32,85 @@ class Block:
     random_labels: bool = False
 
 
-class Generator:
-    """A network with everything around it that turns a schedule into images."""
+# The first step's table of logits is worth its memory up to here; beyond, the first step is computed like any other.
+LARGEST_TABLE_BYTES = {"cpu": 2**27, "cuda": 2**31}
 
-    def __init__(self, network: Any, tokenizer: Tokenizer) -> None:
+
+class FeatureNetwork(Protocol):
+    """Whatever turns images into features [B, D]; `images` says how it wants them: uint8, or float in [0, 1]."""
+
+    @property
+    def images(self) -> str: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+
+class Generator:
+    """A network with everything around it that turns a schedule into images.
+
+    precision: ``float32``, or ``bfloat16`` for the network's products (torch.autocast); logits are float32 in both.
+    """
+
+    def __init__(self, network: Any, tokenizer: Tokenizer, precision: str = "float32") -> None:
         if tokenizer.codebook_size != network.config.codebook_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.codebook_size} codes, the network {network.config.codebook_size}"
             )
-        self.network, self.tokenizer = network, tokenizer
-        self.first_logits = first_step_logits(network)
+        self.network, self.tokenizer, self.precision = network, tokenizer, precision
+        self.device = next(network.parameters()).device
+        config = network.config
+        entries = (config.num_classes + 1) * config.num_tokens * config.codebook_size
+        self.first_logits = None
+        if 4 * entries <= LARGEST_TABLE_BYTES.get(self.device.type, 0):
+            with self.precisely():
+                self.first_logits = first_step_logits(network)
+
+    def precisely(self) -> Any:
+        """A context in which the network runs at this generator's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def labels(self, block: Block) -> Tensor:
-        """int64 [B]. Balanced: sample i has class i modulo C. Random, as published: drawn uniformly."""
+        """int64 [B]. Balanced: sample i has class i modulo C. Random, as published: drawn uniformly.
+
+        Where a block is smaller than the number of classes (or captions), their order is shuffled by the seed, so
+        that blocks are alike: neighbouring classes are.
+        """
         num_classes = self.network.config.num_classes
         if block.random_labels:
-            return torch.from_numpy(stream(block.seed, "labels", block.index).integers(num_classes, size=block.size))
+            drawn = stream(block.seed, "labels", block.index).integers(num_classes, size=block.size)
+            return torch.from_numpy(drawn).to(self.device)
         first = block.index * block.size
-        return torch.arange(first, first + block.size) % num_classes
+        labels = np.arange(first, first + block.size) % num_classes
+        if num_classes > block.size:
+            labels = stream(block.seed, "label order").permutation(num_classes)[labels]
+        return torch.from_numpy(labels).to(self.device)
 
-    def noise(self, block: Block) -> StreamNoise:
+    def noise(self, block: Block) -> Noise:
         config = self.network.config
-        return StreamNoise(block.seed, block.index, (block.size, config.num_tokens, config.codebook_size))
+        shape = (block.size, config.num_tokens, config.codebook_size)
+        if self.device.type == "cpu":
+            return StreamNoise(block.seed, block.index, shape)
+        return DeviceNoise(block.seed, block.index, shape, self.device)
 
     def tokens(self, schedule: GenerationSchedule, block: Block, *, dithered: bool = False) -> Tensor:
         """Codes int64 [B, L]."""
-        return sample(
-            self.network,
-            schedule,
-            self.labels(block),
-            self.noise(block),
-            first_logits=self.first_logits,
-            dithers=dithers(schedule.num_steps, block) if dithered else None,
-        )
+        with self.precisely():
+            return sample(
+                self.network,
+                schedule,
+                self.labels(block),
+                self.noise(block),
+                first_logits=self.first_logits,
+                dithers=dithers(schedule.num_steps, block) if dithered else None,
+            )
+
+    def decode(self, tokens_BL: Tensor, images: str = "uint8") -> Tensor:
+        """Images [B, C, H, W]: ``uint8``, or ``float`` in [0, 1] for a metric that wants them unrounded."""
+        return self.tokenizer.decode(tokens_BL) if images == "uint8" else self.tokenizer.decode_float(tokens_BL)
 
     def images(self, schedule: GenerationSchedule, block: Block, *, dithered: bool = False) -> Tensor:
         """uint8 [B, C, H, W]."""
-        return self.tokenizer.decode(self.tokens(schedule, block, dithered=dithered))
+        return self.decode(self.tokens(schedule, block, dithered=dithered))
 
 
 def dithers(num_steps: int, block: Block) -> tuple[float, ...]:
@@ -84,10 +127,11 @@ def dithers(num_steps: int, block: Block) -> tuple[float, ...]:
 
 @torch.inference_mode()
 def evaluate_block(
-    generator: Generator, features: DigitClassifier, schedule: GenerationSchedule, block: Block, *, dithered: bool
+    generator: Generator, features: FeatureNetwork, schedule: GenerationSchedule, block: Block, *, dithered: bool
 ) -> Statistics:
     """Feature statistics of one block's images."""
-    return Statistics.of(features.features(generator.images(schedule, block, dithered=dithered)))
+    tokens_BL = generator.tokens(schedule, block, dithered=dithered)
+    return Statistics.of(features.features(generator.decode(tokens_BL, features.images)))
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ B images, D features.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class ClassifierConfig:
     batch_size: int = 64
     learning_rate: float = 3e-3
     dimensions: int = 64
+    kind: Literal["classifier"] = "classifier"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "dimensions"):
@@ -40,6 +41,7 @@ class DigitClassifier(nn.Module):
     """A small convolutional classifier of 8x8 grey images; its penultimate activations are the features."""
 
     name = "digits-cnn"
+    images = "uint8"
 
     def __init__(self, dimensions: int = 64, num_classes: int = 10) -> None:
         super().__init__()

@@ -29,6 +29,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Codes int64 [B, L] to uint8 [B, C, H, W]."""
 
+    def decode_float(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Codes int64 [B, L] to float32 [B, C, H, W] in [0, 1], for metrics that want images unrounded."""
+
 
 class GreyLevelTokenizer:
     """Every pixel is a token and its grey level the code: lossless for scikit-learn's digits (17 levels)."""
@@ -45,6 +48,9 @@ class GreyLevelTokenizer:
     def decode(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         grey = torch.round(tokens_BL.to(torch.float64) * (255 / (DIGITS_LEVELS - 1)))
         return grey.to(torch.uint8).reshape(-1, 1, *self.grid)
+
+    def decode_float(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        return (tokens_BL.to(torch.float32) / (DIGITS_LEVELS - 1)).reshape(-1, 1, *self.grid)
 
 
 class VQGANTokenizer:

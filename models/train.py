@@ -7,7 +7,7 @@ last checkpoint ends in the same bits as one that was never interrupted.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoint import CheckpointError, build_network, load_tensors, save_tensors
-from models.enat import ENAT, ENATConfig
 from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
+from models.networks import NetworkConfig
 from models.random_streams import stream
 
 
@@ -101,8 +101,8 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float
 
 
 def _group_loss(
-    network: ENAT,
-    average: ENAT,
+    network: Any,
+    average: Any,
     tokens_BL: Tensor,
     labels_B: Tensor,
     mask_ratio: MaskRatio,
@@ -110,14 +110,22 @@ def _group_loss(
     generator: np.random.Generator,
 ) -> Tensor:
     batch, length = tokens_BL.shape
-    count = int(draw_masked_counts(mask_ratio, 1, length, generator, keep_one_visible=True)[0])
+    # ENAT computes visible and masked tokens apart and needs one count for the group; others have one an image, and
+    # may have everything masked (official ImprovedNAT).
+    one_count = network.reuses_features
+    counts_B = draw_masked_counts(mask_ratio, 1 if one_count else batch, length, generator, keep_one_visible=one_count)
+    count = int(counts_B[0])
     reuse, extra_uniform = generator.random() < config.reuse_probability, generator.random()
     uniform_BL = torch.from_numpy(generator.random((batch, length)))
     further_BL = torch.from_numpy(generator.random((batch, length)))
     dropped_B = torch.from_numpy(generator.random(batch)) < config.class_dropout
 
-    masked_BL = mask_from_uniform(uniform_BL, torch.full((batch,), count)).to(tokens_BL.device)
+    masked_BL = mask_from_uniform(uniform_BL, torch.as_tensor(counts_B).expand(batch)).to(tokens_BL.device)
     labels_B = labels_B.masked_fill(dropped_B.to(labels_B.device), network.null_class)
+    if not one_count:
+        features_BLD = network(tokens_BL, masked_BL, labels_B).features_BLD
+        logits = network.logits(features_BLD[masked_BL][None])[0]
+        return masked_cross_entropy(logits, tokens_BL[masked_BL], config.label_smoothing)
     reused = None
     if reuse:
         extra = extra_masked_count(length - count, float(extra_uniform))
@@ -133,7 +141,7 @@ def _group_loss(
 
 
 def train(
-    network_config: ENATConfig,
+    network_config: NetworkConfig,
     config: TrainingConfig,
     mask_ratio: MaskRatio,
     tokens_NL: Tensor,
@@ -141,13 +149,16 @@ def train(
     seed: int,
     *,
     state_path: Path | None = None,
+    precision: str = "float32",
     progress: Callable[[int, float], None] | None = None,
-) -> tuple[ENAT, float]:
+    progress_every: int = 50,
+) -> tuple[Any, float]:
     """Train a network and return its EMA (evaluation mode) and the mean loss of the last tenth of the steps.
 
     tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. state_path: where the training state
     is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
-    is called now and then.
+    is called every `progress_every` steps. precision: ``float32``, or ``bfloat16`` for the
+    products (torch.autocast; weights, moments and the average stay float32).
     """
     device = tokens_NL.device
     network = build_network(network_config).initialise(torch.Generator().manual_seed(seed)).to(device).train()
@@ -197,19 +208,20 @@ def train(
         except (CheckpointError, KeyError, RuntimeError):
             state_path.unlink(missing_ok=True)  # half written or of another version: begin again
             return train(network_config, config, mask_ratio, tokens_NL, labels_N, seed,
-                         state_path=state_path, progress=progress)  # fmt: skip
+                         state_path=state_path, precision=precision, progress=progress)  # fmt: skip
 
     tail_start = config.steps - max(1, config.steps // 10)
     for step in range(start, config.steps):
         indices = torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)).to(device)
-        tokens_BL, labels_B = tokens_NL[indices], labels_N[indices]
-        losses = [
-            _group_loss(network, average, tokens, labels, mask_ratio, config, stream(seed, "train", step, group))
-            for group, (tokens, labels) in enumerate(
-                zip(tokens_BL.chunk(config.ratio_groups), labels_B.chunk(config.ratio_groups), strict=True)
-            )
-        ]
-        loss = torch.stack(losses).mean()
+        tokens_BL, labels_B = tokens_NL[indices].long(), labels_N[indices]
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            losses = [
+                _group_loss(network, average, tokens, labels, mask_ratio, config, stream(seed, "train", step, group))
+                for group, (tokens, labels) in enumerate(
+                    zip(tokens_BL.chunk(config.ratio_groups), labels_B.chunk(config.ratio_groups), strict=True)
+                )
+            ]
+            loss = torch.stack(losses).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimiser.param_groups:
@@ -220,7 +232,7 @@ def train(
         if step >= tail_start:
             tail += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64, device=device)])
         done = step + 1
-        if progress is not None and (done % 50 == 0 or done == config.steps):
+        if progress is not None and (done % progress_every == 0 or done == config.steps):
             progress(done, float(loss.detach()))
         if state_path is not None and done % config.checkpoint_every_steps == 0 and done < config.steps:
             save_tensors(state_path, state(), {"step": done, "training": identity})

@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     recipe = write_recipe(folder)
     first = run_ok("run", recipe, "--db", folder / "autonat.db", "--workers", 0)
-    run_ok("run", recipe, "name=other", "beta=null", "--db", folder / "autonat.db", "--workers", 0)
+    run_ok("run", recipe, "name=other", "phases=[schedule]", "--db", folder / "autonat.db", "--workers", 0)
     (folder / "first.txt").write_text(first)
     return folder
 
@@ -440,5 +440,5 @@ def test_a_closed_pipe_is_no_error():
 
 def test_the_tiny_recipe_is_what_the_store_has(folder):
     stored = json.loads(query(folder / "autonat.db", "SELECT recipe FROM studies WHERE name = 'other'")[0][0])
-    assert stored["beta"] is None
+    assert stored["phases"] == ["schedule"]
     assert stored["features"]["steps"] == tiny()["features"]["steps"]

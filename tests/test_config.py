@@ -53,7 +53,7 @@ def path(tmp_path):
         ("training.learning_rate=1", lambda recipe: recipe.training.learning_rate, 1.0),
         ("seed=-7", lambda recipe: recipe.seed, -7),
         ("name=x-1", lambda recipe: recipe.name, "x-1"),
-        ("beta=null", lambda recipe: recipe.beta, None),
+        ("phases=[schedule]", lambda recipe: recipe.phases, ("schedule",)),
         ("search.descent=null", lambda recipe: recipe.search.descent, None),
         ("budget_images=1000", lambda recipe: recipe.budget_images, 1000),
         ("schedule.num_steps=8", lambda recipe: recipe.schedule.build(), maskgit_cosine(8)),

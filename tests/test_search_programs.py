@@ -311,7 +311,7 @@ def test_alternation_stops_where_a_round_brings_nothing():
 
 def test_alternation_stops_after_its_rounds_and_without_a_mask_ratio_search():
     assert run_program(alternate(whole(rounds=1)), SimulatedLandscape(SMALL_OPTIMUM))["rounds"] == 1
-    summary = run_program(alternate(whole(beta=None)), SimulatedLandscape(SMALL_OPTIMUM))
+    summary = run_program(alternate(whole(phases=["schedule"])), SimulatedLandscape(SMALL_OPTIMUM))
     assert summary["rounds"] == 0
     assert summary["tuned"] == summary["tuned_schedule"]
 
@@ -348,7 +348,7 @@ def test_the_budget_may_end_with_any_request():
 
 
 def test_an_official_study():
-    recipe = whole(search={"method": "official", "iterations": 2, "images": 60}, beta=None)
+    recipe = whole(search={"method": "official", "iterations": 2, "images": 60}, phases=["schedule"])
     landscape = SimulatedLandscape(SMALL_OPTIMUM)
     summary = run_program(alternate(recipe), landscape)
     assert summary["images_spent"] == (2 * 7 + 1) * 60

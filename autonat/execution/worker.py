@@ -13,18 +13,35 @@ from typing import Any
 
 import torch
 
+from autonat.errors import UserError
 from autonat.execution.tasks import EvaluationTask, ProbeTask, ReferenceTask, Task, TrainTask
-from autonat.specs import EvaluationSpec, Features, FeatureSpec, ProbeSpec, Trained, TrainSpec, fingerprint
+from autonat.specs import (
+    Compute,
+    EvaluationSpec,
+    Features,
+    FeatureSpec,
+    GeneratorSpec,
+    MetricSpec,
+    ProbeSpec,
+    Trained,
+    TrainSpec,
+    fingerprint,
+)
 from autonat.storage.artifacts import Artifacts, file_sha256
 from models.checkpoint import load_network, save_network
+from models.data import tokenizer_of, training_tokens, with_conditions
 from models.evaluate import Block, Generator, evaluate_block, real_distance, reference_of
-from models.features import DigitClassifier, load_classifier, save_classifier, train_classifier
+from models.features import load_classifier, save_classifier, train_classifier
 from models.frechet import Reference, Statistics
 from models.images import image_set
+from models.inception import ADANAT, TORCH_FIDELITY, InceptionFeatures
+from models.official import load_any
 from models.probes import probe_block
-from models.tokenizer import tokenizer_for
+from models.statistics_files import read_statistics
 from models.train import train
 
+# How images reach Inception: as saved PNGs do, or unrounded.
+PROTOCOLS = {"uint8": TORCH_FIDELITY, "float": ADANAT}
 KEPT_NETWORKS = 4
 
 
@@ -33,7 +50,7 @@ class Worker:
 
     def __init__(self, artifacts: str) -> None:
         torch.set_num_threads(1)
-        self.artifacts = Artifacts(Path(artifacts))
+        self.artifacts = Artifacts(artifacts)
         self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def perform(self, task: Task) -> tuple[Any, float]:
@@ -62,34 +79,55 @@ class Worker:
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def generator(self, spec: TrainSpec) -> Generator:
-        path = self.artifacts.path(fingerprint(spec))
-        return self._keep("generator", path, lambda p: Generator(load_network(p), tokenizer_for(spec.data)))
+    def generator(self, spec: GeneratorSpec, compute: Compute = Compute()) -> Generator:
+        trained_here = isinstance(spec, TrainSpec)
+        path = self.artifacts.fetched(fingerprint(spec)) if isinstance(spec, TrainSpec) else spec.weights.place
 
-    def features(self, spec: FeatureSpec) -> DigitClassifier:
-        return self._keep("features", self.artifacts.path(fingerprint(spec)), load_classifier)
+        def load(path: Path) -> Generator:
+            network = load_network(path) if trained_here else load_any(path, spec.network)
+            network = with_conditions(network.to(device_of(compute)), spec.data)
+            return Generator(network, tokenizer_of(spec.data, device_of(compute)), compute.precision)
+
+        return self._keep(f"generator {compute}", path, load)
+
+    def features(self, spec: MetricSpec) -> Any:
+        if isinstance(spec, FeatureSpec):
+            return self._keep("features", self.artifacts.fetched(fingerprint(spec)), load_classifier)
+        protocol = PROTOCOLS[spec.images]
+        return self._keep(
+            f"inception {spec.images} {spec.compute}",
+            spec.weights.place,
+            lambda path: InceptionFeatures(
+                path, protocol, expected_sha256=spec.weights.sha256, device=device_of(spec.compute)
+            ),
+        )
 
     def _train(self, spec: TrainSpec) -> tuple[Trained, str]:
         name = fingerprint(spec)
-        data, tokenizer = image_set(spec.data), tokenizer_for(spec.data)
-        progress_path = self.artifacts.progress_path(name)
+        tokens_NL, labels_N = training_tokens(spec.data)
+        progress_path, state_path = self.artifacts.progress_path(name), self.artifacts.state_path(name)
+        self.artifacts.fetch(state_path)
 
         def progress(step: int, loss: float) -> None:
             temporary = progress_path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps({"step": step, "steps": spec.training.steps, "loss": loss}))
             os.replace(temporary, progress_path)
+            self.artifacts.publish_changed(state_path)
 
         network, loss = train(
             spec.network,
             spec.training,
             spec.mask_ratio,
-            tokenizer.encode(torch.from_numpy(data.train_images)),
-            torch.from_numpy(data.train_labels),
+            tokens_NL.to(device_of(spec.compute)),
+            labels_N.to(device_of(spec.compute)),
             spec.seed,
-            state_path=self.artifacts.state_path(name),
+            precision=spec.compute.precision,
+            state_path=state_path,
             progress=progress,
         )
         save_network(self.artifacts.path(name), network)
+        self.artifacts.publish(self.artifacts.path(name))
+        self.artifacts.discard(state_path)
         progress_path.unlink(missing_ok=True)
         return Trained(loss), file_sha256(self.artifacts.path(name))
 
@@ -98,6 +136,7 @@ class Worker:
         network, accuracy = train_classifier(spec.classifier, data, spec.seed)
         path = self.artifacts.path(fingerprint(spec))
         save_classifier(path, network, accuracy)
+        self.artifacts.publish(path)
         floor, error = real_distance(network, data)
         return Features(accuracy, floor, error, len(data.test_images)), file_sha256(path)
 
@@ -108,7 +147,7 @@ class Worker:
     def _evaluate(self, task: EvaluationTask) -> Statistics:
         spec = task.spec
         return evaluate_block(
-            self.generator(spec.training),
+            self.generator(spec.training, spec.compute),
             self.features(spec.features),
             spec.schedule,
             self._block(spec, task.block),
@@ -118,7 +157,7 @@ class Worker:
     def _probe(self, task: ProbeTask) -> list[float]:
         spec = task.spec
         return probe_block(
-            self.generator(spec.training),
+            self.generator(spec.training, spec.compute),
             self.features(spec.features),
             task.influence,
             spec.schedule,
@@ -127,4 +166,14 @@ class Worker:
         )
 
     def _reference(self, task: ReferenceTask) -> Reference:
-        return reference_of(self.features(task.spec), image_set(task.spec.data))
+        spec = task.spec
+        if isinstance(spec, FeatureSpec):
+            return reference_of(self.features(spec), image_set(spec.data))
+        return read_statistics(spec.reference.place, InceptionFeatures.dimensions).reference()
+
+
+def device_of(compute: Compute) -> torch.device:
+    """The device of a recipe. Raises UserError where this machine has none."""
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("the recipe says compute.device: cuda, but this machine has no CUDA device")
+    return torch.device(compute.device)

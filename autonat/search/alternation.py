@@ -4,23 +4,47 @@ fixed, and again. This is the whole study, from the first training to the held-o
 from dataclasses import asdict, replace
 from typing import Any
 
-from autonat.config import Recipe
+from autonat.config import InceptionConfig, Recipe
 from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
-from autonat.specs import Evaluation, Features, FeatureSpec, TrainSpec, derived_seed
+from autonat.specs import (
+    CheckpointSpec,
+    Evaluation,
+    Features,
+    FeatureSpec,
+    GeneratorSpec,
+    InceptionSpec,
+    MetricSpec,
+    TrainSpec,
+    derived_seed,
+)
 from models.mask_ratio import BetaMaskRatio
 
 
 def start_of(recipe: Recipe) -> tuple[Laboratory, Pair]:
     """What the alternation starts from: the recipe's mask ratio and schedule."""
-    features = FeatureSpec(recipe.data, recipe.features, derived_seed(recipe.seed, "features"))
-    lab = Laboratory(features, derived_seed(recipe.seed, "search"), recipe.block_size, recipe.budget_images)
-    training = TrainSpec(
-        recipe.data, recipe.network, recipe.training, recipe.mask_ratio, derived_seed(recipe.seed, "training")
+    lab = Laboratory(
+        _features(recipe), derived_seed(recipe.seed, "search"), recipe.block_size, recipe.budget_images, recipe.compute
     )
-    return lab, Pair(training, recipe.schedule.build())
+    return lab, Pair(_generator(recipe), recipe.schedule.build())
+
+
+def _features(recipe: Recipe) -> MetricSpec:
+    if isinstance(recipe.features, InceptionConfig):
+        files = recipe.features
+        return InceptionSpec(files.weights, files.reference, files.images, recipe.compute)
+    assert isinstance(recipe.data, str)  # the recipe was checked
+    return FeatureSpec(recipe.data, recipe.features, derived_seed(recipe.seed, "features"))
+
+
+def _generator(recipe: Recipe) -> GeneratorSpec:
+    if recipe.checkpoint is not None:
+        return CheckpointSpec(recipe.data, recipe.network, recipe.checkpoint, recipe.mask_ratio)
+    assert recipe.training is not None
+    seed = derived_seed(recipe.seed, "training")
+    return TrainSpec(recipe.data, recipe.network, recipe.training, recipe.mask_ratio, seed, recipe.compute)
 
 
 def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
@@ -29,26 +53,35 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     The summary's distances come from seeds that nothing before has seen.
     """
     lab, baseline = start_of(recipe)
-    answer = yield Ask(Phase("set-up", 0, "training"), (lab.features, *_known_from_the_start(recipe, baseline)))
-    assert answer is not None
-    features = answer[0]
-    assert isinstance(features, Features)
+    features: Features | None = None
+    if isinstance(lab.features, FeatureSpec):
+        answer = yield Ask(Phase("set-up", 0, "training"), (lab.features, *_known_from_the_start(recipe, baseline)))
+        assert answer is not None
+        assert isinstance(answer[0], Features)
+        features = answer[0]
+    elif isinstance(baseline.training, TrainSpec):
+        yield from lab.train(Phase("set-up", 0, "training"), _known_from_the_start(recipe, baseline))
 
-    verdict = yield from tune_schedule(lab, Phase("schedule", 0), baseline, recipe.search)
-    tuned_schedule = best = verdict.pair
+    best = baseline
+    if "schedule" in recipe.phases:
+        verdict = yield from tune_schedule(lab, Phase("schedule", 0), baseline, recipe.search)
+        best = verdict.pair
+    tuned_schedule = best
     rounds = 0
-    while recipe.beta is not None and rounds < recipe.rounds and lab.has_budget():
+    while "mask_ratio" in recipe.phases and rounds < recipe.rounds and lab.has_budget():
         rounds += 1
         trained = yield from search_mask_ratio(lab, Phase("mask ratio", rounds), best, recipe.beta)
         if trained == best:
             break
-        later_search = recipe.later_search or recipe.search
-        verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, later_search)
+        if "schedule" in recipe.phases:
+            later_search = recipe.later_search or recipe.search
+            verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, later_search)
+            trained = verdict.pair
         judged = yield from confirm(
             lab,
             Phase("alternation", rounds, "confirmation"),
             best,
-            [verdict.pair],
+            [trained],
             num_images=recipe.beta.images,
             seed=lab.seed_for("alternation", rounds),
         )
@@ -67,12 +100,8 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "baseline": _report(evaluations[0]),
         "tuned_schedule": _report(evaluations[1]),
         "tuned": _report(evaluations[2]),
-        "floor": {
-            "value": features.floor,
-            "standard_error": features.floor_standard_error,
-            "num_images": features.floor_images,
-        },
-        "test_accuracy": features.test_accuracy,
+        "floor": None if features is None else _floor(features),
+        "test_accuracy": None if features is None else features.test_accuracy,
         "images_spent": searched_images,
         "rounds": rounds,
         "baseline_mask_ratio": asdict(baseline.mask_ratio),
@@ -91,11 +120,21 @@ def _report(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _floor(features: Features) -> dict[str, Any]:
+    return {
+        "value": features.floor,
+        "standard_error": features.floor_standard_error,
+        "num_images": features.floor_images,
+    }
+
+
 def _known_from_the_start(recipe: Recipe, baseline: Pair) -> list[TrainSpec]:
     """Trainings that are certain to be needed, so that they can run side by side: the baseline's, and the centre of
     the first line where the baseline's mask ratio is not a Beta."""
+    if not isinstance(baseline.training, TrainSpec):
+        return []
     trainings = [baseline.training]
-    if recipe.beta is not None and not isinstance(baseline.mask_ratio, BetaMaskRatio):
+    if "mask_ratio" in recipe.phases and not isinstance(baseline.mask_ratio, BetaMaskRatio):
         centre = BetaMaskRatio(recipe.beta.start_alpha, recipe.beta.start_beta)
         trainings.append(replace(baseline.training, mask_ratio=centre))
     return trainings

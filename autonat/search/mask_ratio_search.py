@@ -6,7 +6,7 @@ from dataclasses import replace
 from autonat.config import BetaSearch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program, together
 from autonat.search.warm_start import warm_start
-from autonat.specs import Evaluation, paired_difference
+from autonat.specs import Evaluation, TrainSpec, paired_difference
 from models.mask_ratio import BetaMaskRatio
 
 
@@ -21,8 +21,9 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     seed = lab.seed_for("mask ratio", phase.round)
     measured: dict[BetaMaskRatio, tuple[Evaluation, Pair]] = {}
 
-    def pair_of(mask_ratio: BetaMaskRatio) -> Pair:
-        return replace(incumbent, training=replace(incumbent.training, mask_ratio=mask_ratio))
+    def training_of(mask_ratio: BetaMaskRatio) -> TrainSpec:
+        assert isinstance(incumbent.training, TrainSpec)  # a recipe with a checkpoint has no such phase
+        return replace(incumbent.training, mask_ratio=mask_ratio)
 
     def schedules_for(pair: Pair) -> Program[list[Pair]]:
         if settings.retune is None:
@@ -34,8 +35,9 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
         left = settings.max_trainings - len(measured)
         fresh = [mask_ratio for mask_ratio in line if mask_ratio not in measured][:left]
         if fresh:
-            pairs = [pair_of(mask_ratio) for mask_ratio in fresh]
-            yield from lab.train(phase.at("training"), [pair.training for pair in pairs])
+            trainings = [training_of(mask_ratio) for mask_ratio in fresh]
+            yield from lab.train(phase.at("training"), trainings)
+            pairs = [replace(incumbent, training=training) for training in trainings]
             choices = yield from together([schedules_for(pair) for pair in pairs])
             flat = [pair for choice in choices for pair in choice]
             evaluations = yield from lab.evaluate(

@@ -9,7 +9,18 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from autonat.specs import Evaluation, EvaluationSpec, FeatureSpec, ProbeSpec, Result, Spec, TrainSpec, derived_seed
+from autonat.specs import (
+    Compute,
+    Evaluation,
+    EvaluationSpec,
+    GeneratorSpec,
+    MetricSpec,
+    ProbeSpec,
+    Result,
+    Spec,
+    TrainSpec,
+    derived_seed,
+)
 from models.mask_ratio import AnyMaskRatio
 from models.probes import Probe
 from models.schedule import GenerationSchedule
@@ -75,7 +86,7 @@ def together(programs: Sequence[Program[T]]) -> Program[list[T]]:
 class Pair:
     """What a study looks for: a trained network (by its mask ratio's distribution) and a schedule."""
 
-    training: TrainSpec
+    training: GeneratorSpec
     schedule: GenerationSchedule
 
     @property
@@ -90,10 +101,11 @@ class Laboratory:
     The count is of what was asked for, recorded or not, so a resumed study takes the same turns.
     """
 
-    features: FeatureSpec
+    features: MetricSpec
     seed: int
     block_size: int
     budget_images: int | None = None
+    compute: Compute = field(default_factory=Compute)
     spent_images: int = 0
 
     def has_budget(self) -> bool:
@@ -111,6 +123,7 @@ class Laboratory:
             num_images=num_images,
             block_size=self.block_size,
             labels="random" if random_labels else "balanced",
+            compute=self.compute,
         )
 
     def evaluate(self, phase: Phase, specs: Sequence[EvaluationSpec]) -> Program[list[Evaluation]]:
@@ -130,6 +143,7 @@ class Laboratory:
             seed=seed,
             num_images=num_images,
             block_size=self.block_size,
+            compute=self.compute,
         )
         self.spent_images += spec.images
         results = yield Ask(phase, (spec,))
