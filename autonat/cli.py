@@ -232,6 +232,46 @@ def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: W
     )
 
 
+@app.command(
+    epilog="Examples: autonat cost ENAT-L --steps 8    autonat cost nnet_ema.pth --schedule strategy.yaml --measure"
+)
+def cost(
+    network: Annotated[str, typer.Argument(help="A preset (AutoNAT-S, ENAT-L, ...) or the path of a checkpoint.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Decoding steps of the published schedule; 8 unless said.")
+    ] = None,
+    schedule_file: Annotated[
+        Path | None, typer.Option("--schedule", help="A schedule file, in any form that `autonat import` reads.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Also time sampling, random weights if need be.")] = False,
+    device: Annotated[str, typer.Option(help="Where to measure: cpu, cuda, cuda:1, ...")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch when measuring.")] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Timed batches; the median counts.")] = 5,
+    heads: Annotated[int | None, typer.Option(min=1, help="Heads of an official checkpoint of no preset.")] = None,
+    encoder_blocks: Annotated[int | None, typer.Option(min=0, help="Encoder blocks of such an ENAT.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a caption of such a text network.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON to this file.")] = None,
+) -> None:
+    """What a network costs an image: parameters, memory, operations step by step and, with --measure, time."""
+    import json
+
+    from autonat import cost_command
+    from autonat.storage.files import write_atomically
+
+    told = {"heads": heads, "encoder_blocks": encoder_blocks, "context_tokens": context_tokens}
+    told = {name: value for name, value in told.items() if value is not None}
+    subject = cost_command.find_subject(network, load=measure, told=told)
+    counted = cost_command.cost_of(subject, cost_command.schedule_of(schedule_file, subject.config, steps))
+    console = _console()
+    console.print("\n".join(cost_command.summary_lines(counted)), highlight=False)
+    console.print(cost_command.step_table(counted))
+    latency = cost_command.measure(counted, device, batch, runs) if measure else None
+    if latency is not None:
+        console.print(cost_command.latency_line(latency), highlight=False)
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(cost_command.as_json(counted, latency), indent=2) + "\n").encode())
+
+
 @app.command("list", epilog="Example: autonat list --db results.db")
 def list_studies(db: DatabaseOption = DEFAULT_DATABASE) -> None:
     """All studies in a database."""

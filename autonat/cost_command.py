@@ -1,4 +1,8 @@
-"""`autonat cost`: what a network and a schedule cost an image, counted and, if asked, measured."""
+"""`autonat cost`: what a network and a schedule cost an image, counted and, if asked, measured.
+
+The published figures do not say how they were counted. AutoNAT-S at T = 4 is given as 0.2 TFLOPs, which fits both 0.19
+TMACs with the tokenizer's decoder and 0.198 TFLOPs without; so everything is printed in both units, the decoder apart.
+"""
 
 import math
 import time
@@ -18,6 +22,9 @@ CONVENTION = (
     "1 MAC is one multiply and one add in a matrix product, a convolution or attention. Papers often print MACs as "
     "FLOPs; counted apart, a MAC is 2 FLOPs."
 )
+
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -131,14 +138,20 @@ def measure(cost: Cost, device: str, batch: int, runs: int = 5, seed: int = 0) -
     """
     import torch
 
+    if device.split(":")[0] not in DEVICES:
+        raise UserError(
+            f"device {device!r} cannot be measured, expected one of {', '.join(DEVICES)}, or such as cuda:1"
+        )
     try:
         return _measure(cost, torch.device(device), batch, runs, seed)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(f"a batch of {batch} does not fit into the memory of {device}") from error
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if any(word in str(error) for word in ("device", "CUDA", "compiled", "driver")):
-            raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-        raise
+        if device == "cpu" and "alloc" in str(error):
+            raise UserError(f"a batch of {batch} does not fit into the memory of {device}") from error
+        if device == "cpu":
+            raise
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _measure(cost: Cost, device: Any, batch: int, runs: int, seed: int) -> Latency:
@@ -199,13 +212,13 @@ def step_table(cost: Cost) -> Any:
     from rich.table import Table
 
     table = Table(title=f"Sampling one image in {cost.schedule.num_steps} steps", title_justify="left")
-    for column in ("step t", "masked before", "new", "guidance", "passes", "GMACs"):
+    for column in ("step t", "masked before", "new", "guidance", "passes", "MACs"):
         table.add_column(column, justify="right")
     for number, step in enumerate(cost.steps):
         scale = cost.schedule.guidance_scales[number]
         passes = str(step.passes) if step.passes else "0 (table)"
         table.add_row(
-            str(number + 1), str(step.num_masked), str(step.num_new), f"{scale:.3g}", passes, f"{step.macs / 1e9:,.3f}"
+            str(number + 1), str(step.num_masked), str(step.num_new), f"{scale:.3g}", passes, _scaled(step.macs)
         )
     return table
 
@@ -213,19 +226,19 @@ def step_table(cost: Cost) -> Any:
 def summary_lines(cost: Cost) -> list[str]:
     """What is printed beside the table."""
 
-    def tera(macs: int) -> str:
-        return f"{macs / 1e12:.4g} TMACs = {2 * macs / 1e12:.4g} TFLOPs"
+    def both(macs: int) -> str:
+        return f"{_scaled(macs)}MACs = {_scaled(2 * macs)}FLOPs"
 
     lines = [
         f"{cost.subject.name}: {cost.subject.source}",
-        f"  parameters          {cost.parameters:,} ({_size(cost.parameter_bytes)} in float32)",
-        f"  activations         about {_size(cost.activation_bytes)} an image in float32",
-        f"  an image, sampler   {tera(cost.macs)}",
-        f"  an image, official  {tera(cost.official_macs)} (both guidance branches and all logits at every step)",
+        f"  parameters          {cost.parameters:,} ({_scaled(cost.parameter_bytes)}B in float32)",
+        f"  activations         about {_scaled(cost.activation_bytes)}B an image in float32",
+        f"  an image, sampler   {both(cost.macs)}",
+        f"  an image, official  {both(cost.official_macs)} (both guidance branches and all logits at every step)",
     ]
     if cost.tokenizer_macs is not None:
         with_tokenizer = cost.official_macs + cost.tokenizer_macs
-        lines.append(f"  the VQGAN's decoder {tera(cost.tokenizer_macs)}; official with it {tera(with_tokenizer)}")
+        lines.append(f"  the VQGAN's decoder {both(cost.tokenizer_macs)}; official with it {both(with_tokenizer)}")
     return [*lines, f"  {CONVENTION}"]
 
 
@@ -237,10 +250,6 @@ def latency_line(latency: Latency) -> str:
     )
 
 
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
-
-
 def schedule_of(path: Path | None, config: "NetworkConfig", num_steps: int | None) -> GenerationSchedule:
     """The schedule of a file, or the published heuristic of `num_steps` steps (8 where None). Raises UserError."""
     if path is None:
@@ -248,3 +257,11 @@ def schedule_of(path: Path | None, config: "NetworkConfig", num_steps: int | Non
     from autonat.export.formats import read_schedule
 
     return read_schedule(path, num_steps=num_steps)[1].schedule
+
+
+def _scaled(number: float) -> str:
+    """Four digits and a prefix: 234.1 G."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.4g} {prefix}"
+    return f"{number:.4g} "
