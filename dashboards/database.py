@@ -7,6 +7,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autonat.errors import UserError
+from autonat.storage.tables import settings
 
 
 def open_readonly(url: str) -> sa.Engine:
@@ -40,9 +41,14 @@ def open_readonly(url: str) -> sa.Engine:
 
 
 def artifact_folder(engine: sa.Engine) -> Path:
-    """Where the checkpoints of a database lie: beside an SQLite file, otherwise in this folder."""
+    """Where the artifacts of a database lie on this host: the folder it names, else beside an SQLite file."""
+    with engine.connect() as connection:
+        if sa.inspect(connection).has_table(settings.name):
+            named = connection.scalar(sa.select(settings.c.value).where(settings.c.name == "artifacts"))
+            if named:
+                return Path(str(named).removeprefix("file://"))
     if engine.dialect.name == "sqlite":
-        file = Path(str(engine.url.database).removeprefix("file:").split("?")[0])
+        file = Path(str(engine.url.database))
         return file.with_name(f"{file.stem}-artifacts")
     return Path("autonat-artifacts")
 

@@ -50,6 +50,7 @@ STUDY_COLUMNS = {
     "images_spent": "int64",
     "evaluations": "int64",
     "trainings": "int64",
+    "worker_seconds": "float64",
     "seconds": "float64",
     "created_at": "datetime64[us, UTC]",
     "updated_at": "datetime64[us, UTC]",
@@ -126,6 +127,15 @@ SUMMARY_COLUMNS = {
     "num_images": "int64",
     "ratio": "float64",
 }
+
+# What is read of a study, so that databases of every version can be looked at.
+STUDY = tuple(
+    studies.c[name]
+    for name in (
+        "id", "name", "state", "error", "summary", "seconds", "created_at", "updated_at",
+        "owner_host", "owner_pid", "owner_mark", "heartbeat_at",
+    )
+)  # fmt: skip
 
 _MASK_RATIOS: dict[str, type[AnyMaskRatio]] = {
     "beta": BetaMaskRatio,
@@ -225,7 +235,8 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
 
     Columns: name; state (created, running, killed, interrupted, failed, finished); error; metric; baseline, tuned and
     floor with standard errors (held-out distances, missing while unfinished); images_spent (every result counted
-    once); evaluations and trainings recorded; seconds of running time; created_at and updated_at (UTC).
+    once); evaluations and trainings recorded; worker_seconds (the
+    work of all its results) and seconds of running time; created_at and updated_at (UTC).
     """
     asked = (
         sa.select(journal.c.study_id, journal.c.fingerprint).where(journal.c.fingerprint.is_not(None)).distinct()
@@ -234,6 +245,7 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
         sa.select(
             asked.c.study_id,
             sa.func.sum(results.c.images).label("images_spent"),
+            sa.func.sum(results.c.seconds).label("worker_seconds"),
             sa.func.sum(sa.case((results.c.kind == "EvaluationSpec", 1), else_=0)).label("evaluations"),
             sa.func.sum(sa.case((results.c.kind == "TrainSpec", 1), else_=0)).label("trainings"),
         )
@@ -242,7 +254,7 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
     ).subquery()
     with engine.connect() as connection:
         rows = connection.execute(
-            sa.select(studies, counts.c.images_spent, counts.c.evaluations, counts.c.trainings)
+            sa.select(*STUDY, counts.c.images_spent, counts.c.worker_seconds, counts.c.evaluations, counts.c.trainings)
             .join(counts, counts.c.study_id == studies.c.id, isouter=True)
             .order_by(studies.c.id)
         ).all()
@@ -269,6 +281,7 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
                 "images_spent": int(row.images_spent or 0),
                 "evaluations": int(row.evaluations or 0),
                 "trainings": int(row.trainings or 0),
+                "worker_seconds": row.worker_seconds or 0.0,
                 "seconds": row.seconds,
                 "created_at": row.created_at,
                 "updated_at": row.updated_at,

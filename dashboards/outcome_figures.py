@@ -17,8 +17,8 @@ from dashboards.figures import (
 )
 
 COSTS = {
-    "tflops": "TFLOPs per image (2 x multiply-accumulates, counted)",
     "milliseconds": "milliseconds per image on one worker (measured)",
+    "tflops": "TFLOPs per image (2 x multiply-accumulates, counted)",
     "num_steps": "decoding steps T",
 }
 

@@ -45,22 +45,18 @@ def timeline(frame: pd.DataFrame) -> go.Figure:
             mode="markers+text",
             marker={"symbol": "diamond", "size": 10, "color": VERMILLION},
             text=[f" {_gain(row)}" for row in settled.itertuples()],
-            textposition=["middle left" if late else "middle right" for late in _late(frame, settled)],
+            textposition="middle right",
             cliponaxis=False,
             name="decided",
             showlegend=False,
             customdata=[_told(row) for row in settled.itertuples()],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    figure.update_xaxes(title_text="clock time (UTC)", type="date")
+    first, last = frame["start"].min(), frame["end"].max()
+    room = (last - first) * 0.3  # for what is written to the right of a decision
+    figure.update_xaxes(title_text="clock time (UTC)", type="date", range=[first, last + room])
     figure.update_yaxes(title_text="phase, round", categoryorder="array", categoryarray=lines[::-1], showgrid=False)
     return figure.update_layout(barmode="overlay")
-
-
-def _late(frame: pd.DataFrame, settled: pd.DataFrame) -> pd.Series:
-    """Whether a text to the right of it would leave the plot."""
-    first, last = frame["start"].min(), frame["end"].max()
-    return settled["end"] > first + 0.6 * (last - first)
 
 
 def _line(row: object) -> str:

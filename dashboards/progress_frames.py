@@ -5,7 +5,6 @@ Times are UTC.
 """
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from autonat.storage.tables import journal, results, studies
-from dashboards.frames import as_frame, find_study, mask_ratio_from, study_state
+from autonat.storage.tables import journal, results, studies, tasks
+from dashboards.frames import STUDY, as_frame, find_study, mask_ratio_from, study_state
 
 TIMELINE_COLUMNS = {
     "phase": "str",
@@ -48,29 +47,20 @@ THROUGHPUT_COLUMNS = {"time": "datetime64[us, UTC]", "images_per_second": "float
 
 
 def states(engine: sa.Engine) -> list[tuple[str, str, str, float]]:
-    """Name, state, time of the last change and whole seconds of running time of every study."""
+    """Name, state, time of the last change and running time (in steps of ten seconds) of every study."""
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(studies).order_by(studies.c.id)).all()
+        rows = connection.execute(sa.select(*STUDY).order_by(studies.c.id)).all()
     now = datetime.now(UTC)
-    return [(row.name, study_state(row, now), str(row.updated_at), round(row.seconds)) for row in rows]
+    return [(row.name, study_state(row, now), str(row.updated_at), row.seconds // 10) for row in rows]
 
 
 def ledger_version(engine: sa.Engine) -> str:
     """Changes with every change of the task ledger; empty where a database keeps none."""
-    table = _ledger(engine)
-    if table is None:
+    if not sa.inspect(engine).has_table(tasks.name):
         return ""
-    marks: list[Any] = [sa.func.count()]
-    marks += [sa.func.max(column) for column in table.c if isinstance(column.type, sa.DateTime)]
+    marks = [sa.func.count(), sa.func.max(tasks.c.submitted_at), sa.func.max(tasks.c.finished_at)]
     with engine.connect() as connection:
-        return str(tuple(connection.execute(sa.select(*marks).select_from(table)).one()))
-
-
-def _ledger(engine: sa.Engine) -> sa.Table | None:
-    """The table of tasks as this database has it, so that older ones can be looked at as well."""
-    if not sa.inspect(engine).has_table("tasks"):
-        return None
-    return sa.Table("tasks", sa.MetaData(), autoload_with=engine)
+        return str(tuple(connection.execute(sa.select(*marks).select_from(tasks)).one()))
 
 
 def timeline_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
@@ -136,57 +126,43 @@ def _stretch(entry: Any) -> tuple[str, int, str]:
 def tasks_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """The tasks of a study from the ledger, in the order of submission; empty where a database keeps none.
 
-    Columns: kind, label (what it worked on), worker (host and process), submitted, start and end (missing while it
-    waits or runs), attempts, seconds (of work), images, peak_memory_mb, outcome ("waiting", "running", "done" or
-    "failed"), error.
+    Columns: kind, label (the start of the spec's fingerprint, and its blocks), worker (host and name), submitted,
+    start and end (missing while it runs), attempts, seconds (of work), images, peak_memory_mb, outcome ("running",
+    "done", "failed" or "lost"), error.
     """
     row = find_study(engine, study)
-    table = _ledger(engine)
-    if row is None or table is None:
+    if row is None or not sa.inspect(engine).has_table(tasks.name):
         return as_frame([], TASK_COLUMNS)
-    mine = table.c.study_id == row.id if "study_id" in table.c else table.c.study == study
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(table).where(mine)).mappings().all()
-    found = sorted((_task(dict(each)) for each in rows), key=lambda task: str(task["submitted"]))
-    return as_frame(found, TASK_COLUMNS)
+        rows = connection.execute(
+            sa.select(tasks).where(tasks.c.study_id == row.id).order_by(tasks.c.submitted_at, tasks.c.id)
+        ).all()
+    return as_frame([_task(each) for each in rows], TASK_COLUMNS)
 
 
-def _first(row: Mapping[str, Any], *names: str) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _task(row: Mapping[str, Any]) -> dict[str, Any]:
-    start, end = _first(row, "started_at", "started"), _first(row, "finished_at", "finished")
-    error, outcome = row.get("error"), row.get("outcome")
-    state = "waiting" if start is None else "running" if end is None else "failed" if error else "done"
-    blocks = [row.get(name) for name in ("first_block", "last_block") if row.get(name) is not None]
-    place = [str(each) for each in (row.get("host"), row.get("pid")) if each is not None]
-    memory = row.get("peak_memory_mb")
-    if memory is None and row.get("peak_memory_bytes") is not None:
-        memory = row["peak_memory_bytes"] / 2**20
-    label = str(row.get("fingerprint") or "")[:8]
+def _task(row: Any) -> dict[str, Any]:
     return {
-        "kind": row.get("kind"),
-        "label": f"{label}, blocks {'-'.join(map(str, blocks))}" if blocks else label,
-        "worker": str(_first(row, "worker") if row.get("worker") is not None else " ".join(place)),
-        "submitted": _first(row, "submitted_at", "submitted"),
-        "start": start,
-        "end": end,
-        "attempts": int(row.get("attempts") or 0),
-        "seconds": row.get("seconds"),
-        "images": int(row.get("images") or 0),
-        "peak_memory_mb": memory,
-        "outcome": str(outcome) if outcome else state,
-        "error": error,
+        "kind": row.kind,
+        "label": row.fingerprint[:8] + (f", blocks {row.blocks}" if row.blocks else ""),
+        "worker": f"{row.host} {row.worker}",
+        "submitted": row.submitted_at,
+        "start": row.started_at,
+        "end": row.finished_at,
+        "attempts": row.attempt,
+        "seconds": row.seconds,
+        "images": row.images,
+        "peak_memory_mb": None if row.peak_memory is None else row.peak_memory / 2**20,
+        "outcome": row.state,
+        "error": row.error,
     }
 
 
-def running_frame(tasks: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
+def running_frame(ledger: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
     """What is at work now: tasks that have begun and not ended, and trainings that say how far they are.
 
     Columns: what, worker, since, done (share) and loss (both of trainings alone).
     """
-    at_work = tasks[tasks["start"].notna() & tasks["end"].isna() & (tasks["outcome"] == "running")]
+    at_work = ledger[ledger["outcome"] == "running"]
     found: list[dict[str, Any]] = [
         {"what": f"{row.kind} {row.label}", "worker": row.worker, "since": row.start} for row in at_work.itertuples()
     ]
