@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autonat.errors import UserError
+from autonat.errors import StudyStopped, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,15 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=0, help="Workers; 0 stays in this process. Default: one a core.", show_default=False)
 ]
 ExecutorOption = Annotated[str, typer.Option(help="Where work is done: local processes, or ray.")]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        envvar="AUTONAT_ARTIFACTS",
+        help="Folder or fsspec URL for checkpoints; the database remembers it. Default: beside an SQLite file.",
+        show_default=False,
+    ),
+]
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe in studies/.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, as key.subkey=value.", show_default=False)
@@ -53,29 +62,30 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _executor(kind: str, workers: int | None, artifacts: Path) -> "Executor":
+def _executor(kind: str, workers: int | None, artifacts: str) -> "Executor":
     from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 
-    folder = str(artifacts.resolve())
     count = _cores() if workers is None else workers
     if kind == "ray":
         from autonat.execution.ray_executor import RayExecutor
 
-        return RayExecutor(folder, count)
+        return RayExecutor(artifacts, count)
     if kind != "local":
         raise UserError(f"unknown executor {kind!r}, expected local or ray")
-    return ProcessExecutor(folder, count) if count else InProcessExecutor(folder)
+    return ProcessExecutor(artifacts, count) if count else InProcessExecutor(artifacts)
 
 
-def _run(recipe: "Recipe", db: str, executor: str, workers: int | None) -> tuple["Store", "StudyRow"]:
+def _run(
+    recipe: "Recipe", db: str, executor: str, workers: int | None, artifacts: str | None
+) -> tuple["Store", "StudyRow"]:
     from autonat.memo import Memo
     from autonat.orchestrator import run_study
     from autonat.progress import ProgressReporter
     from autonat.storage.store import Store
 
-    store = Store.open(db)
+    store = Store.open(db, artifacts)
     reporter = ProgressReporter(_console(), store.artifacts)
-    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.folder)) as watched:
+    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.address)) as watched:
         run_study(recipe, store, Memo(store, watched, reporter.say), reporter)
     return store, store.study(recipe.name)
 
@@ -175,6 +185,7 @@ def quickstart(
     ),
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    artifacts: ArtifactsOption = None,
 ) -> None:
     """A whole study on real digits in a few minutes: training, search, report."""
     import json
@@ -183,7 +194,7 @@ def quickstart(
     from autonat.storage.files import write_atomically
 
     recipe = load_recipe("quickstart", overrides or ())
-    store, row = _run(recipe, db, executor, workers)
+    store, row = _run(recipe, db, executor, workers, artifacts)
     assert row.summary is not None
     if json_file is not None:
         write_atomically(json_file, (json.dumps(_result_json(row, row.summary), indent=2) + "\n").encode())
@@ -201,11 +212,12 @@ def run(
     db: DatabaseOption = DEFAULT_DATABASE,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    artifacts: ArtifactsOption = None,
 ) -> None:
     """Run a recipe's study, or go on with it from wherever it was interrupted."""
     from autonat.config import load_recipe
 
-    _, row = _run(load_recipe(recipe, overrides or ()), db, executor, workers)
+    _, row = _run(load_recipe(recipe, overrides or ()), db, executor, workers, artifacts)
     assert row.summary is not None
     _console().print(_summary_table(row.name, row.summary, row.seconds))
 
@@ -292,9 +304,14 @@ def list_studies(db: DatabaseOption = DEFAULT_DATABASE) -> None:
     _console().print(table)
 
 
-@app.command(epilog="Example: autonat show quickstart")
-def show(study: StudyArgument, db: DatabaseOption = DEFAULT_DATABASE) -> None:
-    """A study's state, what it decided on the way, and its result."""
+@app.command(epilog="Example: autonat show quickstart --tasks")
+def show(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Also the task ledger: who did what, when.")] = False,
+    last: Annotated[int, typer.Option(min=1, help="With --tasks: so many of the latest rows.")] = 100,
+) -> None:
+    """A study's state, what it decided on the way, what its tasks came to, and its result."""
     store = _opened(db)
     row = store.study(study)
     console = _console()
@@ -312,6 +329,84 @@ def show(study: StudyArgument, db: DatabaseOption = DEFAULT_DATABASE) -> None:
         console.print(_summary_table(row.name, row.summary, row.seconds))
         console.print(_schedule_table(row.summary["baseline_schedule"], "Default schedule"))
         console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
+    _print_tasks(store, row, last if tasks else None)
+
+
+def _print_tasks(store: "Store", row: "StudyRow", last: int | None) -> None:
+    """The ledger in short, and its last rows."""
+    from autonat.storage.task_rows import rows_of, summarize
+    from autonat.task_tables import summary_table, task_table
+
+    kinds = summarize(store.database, row.id)
+    if kinds:
+        _console().print(summary_table(kinds))
+    if last is not None:
+        _console().print(task_table(rows_of(store.database, row.id, last)))
+
+
+@app.command(epilog="Example: autonat stop digits")
+def stop(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    wait: Annotated[bool, typer.Option("--wait", help="Return only when nothing runs any more.")] = False,
+) -> None:
+    """End a running study after its tasks in flight; `autonat run` goes on with it."""
+    import time
+
+    from autonat.storage.store import Store
+
+    _opened(db).study(study)
+    store = Store.open(db)
+    store.request_stop(study)
+    _console().print(f"Study {study} ends after its tasks in flight; the same `autonat run` goes on from there")
+    while wait and store.study(study).state == "running":
+        time.sleep(0.5)
+
+
+@app.command(epilog="Example: autonat verify digits --count 10 --seed 1")
+def verify(
+    study: StudyArgument,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    count: Annotated[int | None, typer.Option(min=1, help="How many results. Default: 5.", show_default=False)] = None,
+    fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Or which share of all results.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+) -> None:
+    """Compute a random sample of a study's results again and compare bits; exit status 1 where one differs."""
+    from autonat.verify import sample_size
+    from autonat.verify import verify as compare_again
+
+    if count is not None and fraction is not None:
+        raise UserError("give either --count or --fraction")
+    store = _opened(db)
+    row = store.study(study)
+    total = len(store.recorded_specs(row.id))
+    if total == 0:
+        raise UserError(f"study {study!r} has no results yet")
+    console = _console()
+    verdicts = compare_again(
+        store,
+        row.id,
+        lambda artifacts: _executor(executor, workers, artifacts),
+        size=sample_size(total, count, fraction),
+        seed=seed,
+    )
+    words = {True: "same", False: "DIFFERS", None: "not computed"}
+    for verdict in verdicts:
+        line = f"{words[verdict.same]:12} {verdict.kind} {verdict.fingerprint[:12]}"
+        console.print(line + (f": {verdict.note}" if verdict.note else ""), highlight=False)
+    different = [verdict for verdict in verdicts if verdict.same is False]
+    done = [verdict for verdict in verdicts if verdict.same is not None]
+    console.print(
+        f"{len(done)} of {total:,} results computed again, {len(different)} differ"
+        + (f"; {len(verdicts) - len(done)} could not be computed" if len(done) < len(verdicts) else ""),
+        highlight=False,
+    )
+    if different:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: autonat compare digits digits-official")
@@ -377,12 +472,14 @@ def _grid(store: "Store", study: str, per_class: int, seed: int) -> bytes:
 
 
 def _require_checkpoints(store: "Store", pairs: list[Any]) -> None:
-    from autonat.specs import fingerprint
-    from autonat.storage.artifacts import file_sha256
+    from autonat.specs import TrainSpec, fingerprint
 
     for pair in pairs:
-        found, path = store.result(pair.training), store.artifacts.path(fingerprint(pair.training))
-        if found is None or not path.exists() or file_sha256(path) != found[1]:
+        if not isinstance(pair.training, TrainSpec):
+            continue  # a file of the user's, which says itself what is wrong with it
+        found, name = store.result(pair.training), fingerprint(pair.training)
+        if found is None or found[1] is None or store.artifacts.flaw(name, found[1]) is not None:
+            path = store.artifacts.path(name)
             raise UserError(f"checkpoint {path} is missing or damaged: `autonat run` the recipe to train it again")
 
 
@@ -421,8 +518,11 @@ def evaluate(
         raise UserError(f"--images {images}: {error}") from error
     console = _console()
     reporter = ProgressReporter(console, store.artifacts)
-    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.folder)) as watched:
-        results = Memo(store, watched, reporter.say).fulfil(specs)
+    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.address)) as watched:
+        memo = Memo(store, watched, reporter.say)
+        memo.begin(row.id)  # the results belong to the study
+        results = memo.fulfil(specs)
+        memo.tick()
     evaluations = [result for result in results if isinstance(result, Evaluation)]
     for label, evaluation in zip(pairs, evaluations, strict=True):
         console.print(f"{label:8} {evaluation.value:.4f} +- {evaluation.standard_error:.4f}", highlight=False)
@@ -591,7 +691,27 @@ def delete(
             raise UserError("deleting needs --yes where nobody can be asked")
         typer.confirm(f"Delete study {study} and its checkpoints?", abort=True)
     removed = Store.open(db).delete(study)
-    _console().print(f"Deleted {study}: {removed} results that no other study uses")
+    _console().print(f"Deleted {study}: {removed.results} results that no other study uses")
+    if removed.left:
+        _console().print(
+            f"{removed.left} were left while another study is being run: `autonat gc` removes them"
+        )
+
+
+@app.command(epilog="Example: autonat gc --yes")
+def gc(
+    db: DatabaseOption = DEFAULT_DATABASE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove results and checkpoints that no study has any use for."""
+    from autonat.storage.store import Store
+
+    _opened(db)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("removing needs --yes where nobody can be asked")
+        typer.confirm("Remove results that no study asked for?", abort=True)
+    _console().print(f"Removed {Store.open(db).gc()} results that no study uses")
 
 
 def main() -> None:
@@ -600,6 +720,8 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
+    except StudyStopped:
+        typer.echo("stopped: what was finished is kept; the same command goes on from there", err=True)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
             raise

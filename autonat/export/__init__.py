@@ -1,0 +1,1 @@
+"""Schedules and checkpoints as files that other repositories run, and the way back. One file a format."""
