@@ -1,7 +1,7 @@
 """The Frechet distance at 2,048 dimensions with a cached reference, beside torch-fidelity's and SciPy's sqrtm.
 
 One thread each, float64, the same pair of Gaussians: a spectrum over four decades, as Inception features have it, and
-full rank, so that all ways agree.
+full rank, so that all ways agree. SciPy wrote its sqrtm anew in 2025 and it is several times faster since.
 """
 
 import os
@@ -10,6 +10,7 @@ import time
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import numpy as np
+import scipy
 import torch
 from scipy.linalg import sqrtm
 from torch_fidelity.metric_fid import fid_statistics_to_metric
@@ -58,8 +59,9 @@ def main() -> None:
     started = time.perf_counter()
     by_root = by_sqrtm(generated, real)
     seconds = time.perf_counter() - started
+    gap = abs(by_root / value - 1)
     print(
-        f"Frechet at {DIMENSIONS}, SciPy's sqrtm (relative gap {abs(by_root / value - 1):.0e}), once: "
+        f"Frechet at {DIMENSIONS}, sqrtm of SciPy {scipy.__version__} (relative gap {gap:.0e}), once: "
         f"{seconds:.1f} s / {own_seconds:.2f} s = {seconds / own_seconds:.0f}x"
     )
 

@@ -36,7 +36,8 @@ def test_features_equal_torch_fidelity(weights, images):
     scale = float(theirs["2048"].std())
     assert scale > 0.01
     torch.testing.assert_close(features, theirs["2048"], rtol=1e-4, atol=1e-4 * scale)
-    torch.testing.assert_close(logits, theirs["logits_unbiased"], rtol=1e-4, atol=1e-4 * scale)
+    spread = float(theirs["logits_unbiased"].std())
+    torch.testing.assert_close(logits, theirs["logits_unbiased"], rtol=1e-4, atol=1e-4 * spread)
     assert torch.equal(features[:3], ours.features(images[:3]))
     assert ours.provenance() == {
         "features": "inception", "weights_sha256": sha256, "images": "uint8", "resize": "tensorflow1"
