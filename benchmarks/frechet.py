@@ -1,7 +1,7 @@
 """The Frechet distance at 2,048 dimensions with a cached reference, beside torch-fidelity's and SciPy's sqrtm.
 
 One thread each, float64, the same pair of Gaussians: a spectrum over four decades, as Inception features have it, and
-full rank, so that all ways agree. SciPy wrote its sqrtm anew in 2025 and it is several times faster since.
+full rank, so that all ways agree.
 """
 
 import os
