@@ -1,5 +1,6 @@
 import pytest
 import torch
+from databases import database_url, postgres  # noqa: F401 - fixtures for all
 from hypothesis import settings
 
 from models.features import ClassifierConfig, train_classifier
