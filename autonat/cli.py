@@ -232,56 +232,21 @@ def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: W
     count = workers if workers is not None else _cores()
     expected = make_plan(loaded, count)
     steps = f" of {loaded.training.steps:,} steps" if loaded.training is not None else ""
-    _console().print(
-        f"Study {loaded.name}, a typical run (a search's path depends on what it finds):\n"
-        f"  trainings       {expected.trainings}{steps}\n"
-        f"  evaluations     {expected.evaluations:,}\n"
-        f"  gradients       {expected.gradients:,}\n"
-        f"  images          {expected.images:,}\n"
-        f"  forward passes  {expected.forward_passes:,} (of one image through the network)\n"
-        f"  time            about {expected.seconds / 60:.1f} min on {count or 1} workers of this machine",
-        highlight=False,
-    )
-
-
-@app.command(
-    epilog="Examples: autonat cost ENAT-L --steps 8    autonat cost nnet_ema.pth --schedule strategy.yaml --measure"
-)
-def cost(
-    network: Annotated[str, typer.Argument(help="A preset (AutoNAT-S, ENAT-L, ...) or the path of a checkpoint.")],
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Decoding steps of the published schedule; 8 unless said.")
-    ] = None,
-    schedule_file: Annotated[
-        Path | None, typer.Option("--schedule", help="A schedule file, in any form that `autonat import` reads.")
-    ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Also time sampling, random weights if need be.")] = False,
-    device: Annotated[str, typer.Option(help="Where to measure: cpu, cuda, cuda:1, ...")] = "cpu",
-    batch: Annotated[int, typer.Option(min=1, help="Images a batch when measuring.")] = 8,
-    runs: Annotated[int, typer.Option(min=1, help="Timed batches; the median counts.")] = 5,
-    heads: Annotated[int | None, typer.Option(min=1, help="Heads of an official checkpoint of no preset.")] = None,
-    encoder_blocks: Annotated[int | None, typer.Option(min=0, help="Encoder blocks of such an ENAT.")] = None,
-    context_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a caption of such a text network.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON to this file.")] = None,
-) -> None:
-    """What a network costs an image: parameters, memory, operations step by step and, with --measure, time."""
-    import json
-
-    from autonat import cost_command
-    from autonat.storage.files import write_atomically
-
-    told = {"heads": heads, "encoder_blocks": encoder_blocks, "context_tokens": context_tokens}
-    told = {name: value for name, value in told.items() if value is not None}
-    subject = cost_command.find_subject(network, load=measure, told=told)
-    counted = cost_command.cost_of(subject, cost_command.schedule_of(schedule_file, subject.config, steps))
-    console = _console()
-    console.print("\n".join(cost_command.summary_lines(counted)), highlight=False)
-    console.print(cost_command.step_table(counted))
-    latency = cost_command.measure(counted, device, batch, runs) if measure else None
-    if latency is not None:
-        console.print(cost_command.latency_line(latency), highlight=False)
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(cost_command.as_json(counted, latency), indent=2) + "\n").encode())
+    time = f"not estimated: this machine has no {loaded.compute.device} device"
+    if expected.seconds is not None:
+        time = f"about {expected.seconds / 60:.1f} min on {count or 1} workers of this machine"
+    lines = [
+        f"Study {loaded.name}, a typical run (a search's path depends on what it finds):",
+        f"  trainings       {expected.trainings}{steps}",
+        f"  evaluations     {expected.evaluations:,}",
+        f"  gradients       {expected.gradients:,}",
+        f"  images          {expected.images:,}",
+        f"  forward passes  {expected.forward_passes:,} (of one image through the network)",
+        f"  time            {time}",
+    ]
+    for key, file in loaded.files().items():
+        lines.append(f"  {'file' if file.exists() else 'MISSING'}  {key}: {file.path}")
+    _console().print("\n".join(lines), highlight=False)
 
 
 @app.command("list", epilog="Example: autonat list --db results.db")
@@ -611,6 +576,39 @@ def _write_report(store: "Store", study: str, path: Path) -> None:
     write_report(store, study, path, grids)
 
 
+@app.command(epilog="Example: autonat dashboard --port 8050")
+def dashboard(
+    db: DatabaseOption = DEFAULT_DATABASE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8050,
+    host: Annotated[str, typer.Option(help="The address to listen on; one that others reach needs a token.")] = (
+        "127.0.0.1"
+    ),
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="AUTONAT_TOKEN", help="What others need to look. Default: a new one.", show_default=False),
+    ] = None,
+) -> None:
+    """Serve live pages of a database's studies; they change nothing."""
+    from dashboards.command import run as serve_pages
+
+    serve_pages(db, host, port, token, _console())
+
+
+@app.command(epilog="Example: autonat mirror digits --to optuna.db")
+def mirror(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option(help="The SQLite file of Optuna's storage to write or bring up to date.")],
+    db: DatabaseOption = DEFAULT_DATABASE,
+) -> None:
+    """Copy a study into Optuna's own tables, for optuna-dashboard and optuna.visualization."""
+    from autonat.storage.optuna_mirror import mirror as write
+
+    added, there = write(_opened(db), study, to)
+    _console().print(
+        f"{to}: {added:,} trials added, {there:,} there now. Open it with: optuna-dashboard sqlite:///{to}"
+    )
+
+
 @app.command(epilog="Example: autonat statistics imagenet/train --weights inception.pth --size 256 --out train.npz")
 def statistics(
     source: Annotated[str, typer.Argument(help="Images: a folder (one folder a class), .parquet, or .npz.")],
@@ -693,9 +691,7 @@ def delete(
     removed = Store.open(db).delete(study)
     _console().print(f"Deleted {study}: {removed.results} results that no other study uses")
     if removed.left:
-        _console().print(
-            f"{removed.left} were left while another study is being run: `autonat gc` removes them"
-        )
+        _console().print(f"{removed.left} were left while another study is being run: `autonat gc` removes them")
 
 
 @app.command(epilog="Example: autonat gc --yes")

@@ -29,7 +29,7 @@ class ScheduleStart(Strict):
     """Where the schedule starts: a preset for `num_steps` steps, or the four families of values written out."""
 
     num_steps: int = Field(ge=1)
-    preset: Literal["maskgit-cosine", "linear", "autonat-initial"] = "maskgit-cosine"
+    preset: Literal["maskgit-cosine", "linear", "autonat-initial", "muse-initial"] = "maskgit-cosine"
     rule: DecodingRule = "enat"
     values: dict[str, tuple[float, ...]] | None = None
 
@@ -204,8 +204,9 @@ class Recipe(Strict):
             data["network"] = {**asdict(preset(str(network["preset"]))), **sizes}
         elif isinstance(network, dict):
             data["network"] = {"kind": "enat", **network}
-        if isinstance(data.get("features"), dict):
-            data["features"] = {"kind": "classifier", **data["features"]}
+        for key, kind in (("features", {"kind": "classifier"}), ("search", {"method": "staged"})):
+            if isinstance(data.get(key), dict):
+                data[key] = {**kind, **data[key]}
         for keys in FILES:
             _put(data, keys, as_file)
         return data

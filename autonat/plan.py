@@ -31,7 +31,7 @@ class Plan:
     gradients: int
     images: int
     forward_passes: int
-    seconds: float
+    seconds: float | None  # None where this machine has no such device to calibrate on
 
 
 def forward_passes(spec: EvaluationSpec | ProbeSpec) -> int:
@@ -63,11 +63,9 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     gradients = [spec for spec in asked.values() if isinstance(spec, ProbeSpec)]
     measured: list[EvaluationSpec | ProbeSpec] = [*evaluations, *gradients]
     passes = sum(forward_passes(spec) for spec in measured)
-    step_seconds, pass_seconds = _calibrate(recipe)
-    steps = 0 if recipe.training is None else recipe.training.steps
-    # Trainings run side by side as far as they are asked for together; a line of the search has about three.
-    seconds = len(trainings) * steps * step_seconds / max(1, min(workers, 3))
-    seconds += passes * pass_seconds / max(1, workers)
+    seconds = None
+    if recipe.compute.device == "cpu" or torch.cuda.is_available():
+        seconds = _seconds(recipe, workers, len(trainings), passes)
     return Plan(
         trainings=len(trainings),
         evaluations=len(evaluations),
@@ -76,6 +74,15 @@ def plan(recipe: Recipe, workers: int) -> Plan:
         forward_passes=passes,
         seconds=seconds,
     )
+
+
+def _seconds(recipe: Recipe, workers: int, trainings: int, passes: int) -> float:
+    """Estimated time, from a short calibration."""
+    step_seconds, pass_seconds = _calibrate(recipe)
+    steps = 0 if recipe.training is None else recipe.training.steps
+    # Trainings run side by side as far as they are asked for together; a line of the search has about three.
+    seconds = trainings * steps * step_seconds / max(1, min(workers, 3))
+    return seconds + passes * pass_seconds / max(1, workers)
 
 
 def _typical_optimum(start: GenerationSchedule) -> GenerationSchedule:
