@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check bench bench-sampling clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -25,6 +25,10 @@ check: $(VENV)/installed  ## style and types
 bench: $(VENV)/installed  ## side-by-side measurements
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.frechet
+	$(BIN)/python -m benchmarks.dashboard
+
+bench-sampling: $(VENV)/installed  ## tokens a second of the sampler against the plain rule
+	$(BIN)/python -m benchmarks.sampling_networks
 
 clean:
 	rm -rf $(VENV)

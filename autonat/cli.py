@@ -566,13 +566,10 @@ def report(
 
 
 def _write_report(store: "Store", study: str, path: Path) -> None:
+    from autonat.pictures import captioned
     from dashboards.report import write_report
 
-    row = store.study(study)
-    grids = []
-    if row.summary is not None:
-        caption = "A row a class, default network and schedule left, tuned pair right, from the same noise."
-        grids.append((caption, _grid(store, study, per_class=8, seed=0)))
+    grids = captioned(store, study)
     write_report(store, study, path, grids)
 
 

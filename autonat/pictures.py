@@ -106,6 +106,23 @@ def pictures(store: Store, study: str) -> bytes:
     return buffer.getvalue()
 
 
+def captioned(store: Store, study: str) -> list[tuple[str, bytes]]:
+    """(caption, PNG) of the baseline and of what was settled last, for a report; none where nothing is trained yet."""
+    if not pairs_of(store, study):
+        return []
+    with zipfile.ZipFile(io.BytesIO(pictures(store, study))) as archive:
+        labels = json.loads(archive.read("pairs.json"))
+        shown = sorted({0, len(labels) - 1})
+        return [
+            (f"{labels[number]}. {what}", archive.read(f"{kind}-{number}.png"))
+            for kind, what in (
+                ("grid", "A row a class; all pictures are painted from the same labels and noise."),
+                ("steps", "The first image of each class after every step; orange is masked again."),
+            )
+            for number in shown
+        ]
+
+
 def _label(painted: Painted) -> str:
     mask_ratio: Any = TypeAdapter(AnyMaskRatio).validate_python(painted.training["mask_ratio"])
     return str(mask_ratio.label)

@@ -3,9 +3,10 @@
 import io
 import json
 import logging
+import socket
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -180,6 +181,7 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
 
     @app.callback(
         Output({"type": "plot", "name": ALL}, "figure"),
+        Output({"type": "plot", "name": ALL}, "style"),
         Output({"type": "csv", "name": ALL}, "href"),
         controls,
         sliders,
@@ -192,7 +194,7 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
             raise PreventUpdate
         settings = _settings(ctx.inputs_list[:2])
         choice = choice_of(path, settings)
-        drawn, links = [], []
+        drawn, styles, links = [], [], []
         for output in ctx.outputs_list[0]:
             plot = PLOTS[output["id"]["name"]]
             figure = plot.figure(board.reader, choice)
@@ -203,8 +205,9 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
                 uirevision=f"{path} {settings.get('over')} {settings.get('cost')} {settings.get('studies')}",
             )
             drawn.append(figure)
+            styles.append({"height": f"{figure.layout.height}px"})
             links.append(_csv_address(plot.name, choice))
-        return drawn, links
+        return drawn, styles, links
 
     @app.callback(
         Output({"type": "panel", "name": ALL}, "children"),
@@ -265,9 +268,16 @@ def _clientside(app: Dash) -> None:
     )
 
 
-def serve(url: str, host: str, port: int, token: str | None) -> None:
-    """Serve the dashboard until interrupted. Raises OSError where the address is taken."""
+def serve(url: str, host: str, port: int, token: str | None, started: Callable[[], None] = lambda: None) -> None:
+    """Serve the dashboard until interrupted; `started` is called when it listens.
+
+    Raises UserError for a database that cannot be read, OSError where the address cannot be had.
+    """
     from werkzeug.serving import make_server
 
     app = make_app(url, token)
-    make_server(host, port, app.server, threaded=True).serve_forever()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host.strip("[]"), port), family=family) as listening:
+        server = make_server(host, port, app.server, threaded=True, fd=listening.fileno())
+        started()
+        server.serve_forever()

@@ -42,7 +42,7 @@ STAGES = {
     "mask ratio line": (ORANGE, "cross"),
 }
 ROLES = {
-    BASELINE: (GREY, "diamond"),
+    BASELINE: (GREY, "pentagon"),
     "tuned schedule": (VERMILLION, "diamond-open"),
     "tuned pair": (VERMILLION, "diamond"),
     HELD_OUT: (VERMILLION, "diamond-x"),

@@ -45,7 +45,7 @@ tr.outcome td { font-weight: 600; }
 pre { overflow-x: auto; padding: .8rem; background: var(--panel); font-size: .8125rem; line-height: 1.4;
       white-space: pre-wrap; }
 figure { margin: 1rem 0; }
-figure img { width: 100%; max-width: 40rem; image-rendering: pixelated; background: #fff; }
+figure img { width: 100%; max-width: 34rem; image-rendering: pixelated; }
 figcaption { color: var(--soft); font-size: .875rem; }
 details { margin-top: .8rem; }
 summary { cursor: pointer; color: var(--accent); }

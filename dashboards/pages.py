@@ -117,7 +117,7 @@ def _aria(label: str) -> Any:
 
 
 def _panel(name: str) -> html.Div:
-    return html.Div(id=_id("panel", name), className=f"panel {name}")
+    return html.Div(id=_id("panel", name), className=f"panel-{name}")
 
 
 def _controls(*children: Any) -> html.Div:

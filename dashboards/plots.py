@@ -84,7 +84,7 @@ DISTANCE = Plot(
     "distance",
     "Distance over what was spent",
     "Each faint point is one measurement that the search made, on seeds it may have fitted itself to; the line "
-    "is the lowest confirmed distance so far, its band one standard error; diamonds with bars (one standard error) are "
+    "is the lowest confirmed distance so far, its band one standard error; symbols with bars (one standard error) are "
     "measured on seeds the search never saw, and they alone are the outcome. Lower is better.",
     lambda reader, choice: reader.evaluations(choice.study),
     lambda frame, reader, choice: figures.distance_over_images(frame, choice.one_of("over", figures.SPENT)),
@@ -134,8 +134,8 @@ PLANE = Plot(
 COST = Plot(
     "cost",
     "Distance against the cost of an image",
-    "Held-out distances (± one standard error). Colours are studies, symbols roles: grey-study baselines are diamonds "
-    "as in the other plots. Further left is cheaper, further down is better.",
+    "Held-out distances (± one standard error). A colour is a study; a pentagon is its baseline, an open "
+    "diamond the tuned schedule, a full one the tuned pair. Further left is cheaper, further down is better.",
     lambda reader, choice: reader.outcomes(choice.studies or (choice.study,)),
     lambda frame, reader, choice: outcome_figures.cost(frame, choice.one_of("cost", outcome_figures.COSTS)),
 )
@@ -151,7 +151,7 @@ COMPARISON = Plot(
     "comparison",
     "Best distance over images spent",
     "A line is a study's lowest confirmed distance so far; symbols with bars (one standard error) are its held-out "
-    "distances: a diamond the baseline, an open one the tuned schedule, a full one the tuned pair.",
+    "distances: a pentagon the baseline, an open diamond the tuned schedule, a full one the tuned pair.",
     lambda reader, choice: reader.comparison(choice.studies),
     lambda frame, reader, choice: figures.compare(frame),
 )

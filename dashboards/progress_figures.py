@@ -38,23 +38,32 @@ def timeline(frame: pd.DataFrame) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     settled = frame[frame["decided"].notna()]
-    if len(settled):
-        figure.add_scatter(
-            x=settled["end"],
-            y=[_line(row) for row in settled.itertuples()],
-            mode="markers+text",
-            marker={"symbol": "diamond", "size": 10, "color": VERMILLION},
-            text=[f" {_gain(row)}" for row in settled.itertuples()],
-            textposition="middle right",
-            cliponaxis=False,
-            name="decided",
-            showlegend=False,
-            customdata=[_told(row) for row in settled.itertuples()],
-            hovertemplate="%{customdata}<extra></extra>",
+    figure.add_scatter(
+        x=settled["end"],
+        y=[_line(row) for row in settled.itertuples()],
+        mode="markers",
+        marker={"symbol": "diamond", "size": 10, "color": VERMILLION},
+        name="decided",
+        showlegend=False,
+        customdata=[_told(row) for row in settled.itertuples()],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    middle = frame["start"].min() + (frame["end"].max() - frame["start"].min()) / 2
+    for row in settled.itertuples():
+        late = row.end > middle  # a text to the right of it could leave the plot
+        figure.add_annotation(
+            x=row.end,
+            y=_line(row),
+            text=_gain(row),
+            xanchor="right" if late else "left",
+            xshift=-9 if late else 9,
+            showarrow=False,
+            # Readable on a bar, on a light page and on a dark one.
+            bgcolor="rgba(255, 255, 255, 0.9)",
+            font={"color": "#222222", "size": 12},
+            borderpad=2,
         )
-    first, last = frame["start"].min(), frame["end"].max()
-    room = (last - first) * 0.3  # for what is written to the right of a decision
-    figure.update_xaxes(title_text="clock time (UTC)", type="date", range=[first, last + room])
+    figure.update_xaxes(title_text="clock time (UTC)", type="date", nticks=6)
     figure.update_yaxes(title_text="phase, round", categoryorder="array", categoryarray=lines[::-1], showgrid=False)
     return figure.update_layout(barmode="overlay")
 

@@ -3,10 +3,8 @@
 import base64
 import contextlib
 import json
-import math
 import os
 import platform
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,22 +17,13 @@ import sqlalchemy as sa
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from dashboards import figures, frames
+from dashboards import figures, frames, texts
+from dashboards.database import artifact_folder
 from dashboards.page import TEMPLATE
+from dashboards.plots import COST, PUBLISHED, REPORTED, Choice
+from dashboards.reader import Reader
 
 PACKAGES = ("autonat", "torch", "numpy", "scipy", "scikit-learn", "optuna", "ray", "sqlalchemy", "plotly")
-
-MISSING = "\N{EN DASH}"
-
-STATES = {
-    "created": "This study has not started yet.",
-    "running": "This study is still running: what follows is what it has recorded so far.",
-    "killed": "The process that drove this study is gone before it finished: what follows is what it had recorded. "
-    "Running it again continues it.",
-    "interrupted": "This study was interrupted: what follows is what it had recorded. Running it again continues it.",
-    "failed": "This study failed: what follows is what it had recorded before.",
-    "finished": "",
-}
 
 
 class StudyLike(Protocol):
@@ -87,11 +76,17 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(count=_count, estimate=_estimate, duration=_duration, moment=_moment, number=_number)
-    sections = _sections(engine, name, evaluations)
+    environment.filters.update(
+        count=texts.count,
+        estimate=texts.estimate,
+        duration=texts.duration,
+        moment=texts.moment,
+        number=texts.number,
+    )
+    sections = _sections(Reader(engine, artifact_folder(engine)), name)
     return environment.from_string(TEMPLATE).render(
         study=study,
-        state_note=STATES.get(study.state, ""),
+        state_note=texts.STATES.get(study.state, ""),
         metric=_metric(study, evaluations),
         images_spent=int(row["images_spent"]),
         num_evaluations=int(row["evaluations"]),
@@ -113,71 +108,25 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
     )
 
 
-def _sections(engine: sa.Engine, name: str, evaluations: pd.DataFrame) -> list[dict[str, Any]]:
+def _sections(reader: Reader, name: str) -> list[dict[str, Any]]:
     """Each figure with its title and how to read it; `figure` is None where there is nothing to draw."""
-    mask_ratios = frames.mask_ratio_frame(engine, name)
-    betas = mask_ratios[mask_ratios["alpha"].notna() & mask_ratios["distance"].notna()]
-    parts: list[tuple[str, str, str, pd.DataFrame, Callable[[pd.DataFrame], go.Figure]]] = [
-        (
-            "distance",
-            "Distance over images spent",
-            "Each faint point is one measurement that the search made, on seeds it may have fitted itself to; the line "
-            "is the lowest confirmed distance so far; diamonds with bars (one standard error) are measured on seeds "
-            "the search never saw, and they alone are the outcome. Lower is better.",
-            evaluations,
-            figures.distance_over_images,
-        ),
-        (
-            "schedules",
-            "The schedule before and after",
-            "One panel for each family of values, from the first decoding step to the last; grey and dashed is where "
-            "the search began, the thick line is what it found. Ratios and choice temperatures end a step earlier: "
-            "nothing is masked again after the last.",
-            frames.schedules_frame(engine, name),
-            figures.schedules,
-        ),
-        (
-            "densities",
-            "The mask ratio in training",
-            "How often a network was trained with each share of its tokens masked: the baseline's distribution, those "
-            "that were tried, and the one that was chosen.",
-            mask_ratios,
-            figures.densities,
-        ),
-        (
-            "plane",
-            "The Beta candidates",
-            "Each point is a network trained with Beta(alpha, beta); its number and colour are the distance under the "
-            "schedule of that round, and the ring is the choice. Points compare within a round.",
-            betas,
-            figures.plane,
-        ),
-        (
-            "gradients",
-            "The gradient on the way",
-            "Red: raising this value made images worse (the distance grows); blue: better. Pale cells are near 0; "
-            "hover for the standard error.",
-            frames.gradients_frame(engine, name),
-            figures.gradients,
-        ),
-        (
-            "importance",
-            "What the distance hangs on",
-            "The mean size of each component of the gradient after its own noise is taken off: the longer the bar, the "
-            "more this value of the schedule mattered on the way.",
-            frames.importance_frame(engine, name),
-            figures.importance,
-        ),
-    ]
-    return [
-        {
-            "id": key,
-            "title": title,
-            "reading": reading,
-            "figure": None if frame.empty else _embedded(draw(frame), f"figure-{key}"),
-        }
-        for key, title, reading, frame, draw in parts
-    ]
+    choice, found = Choice(name), []
+    for plot in REPORTED:
+        frame = plot.frame(reader, choice)
+        figure = None if frame.empty else _embedded(plot.draw(frame, reader, choice), f"figure-{plot.name}")
+        found.append({"id": plot.name, "title": plot.title, "reading": plot.reading, "figure": figure})
+        # Published numbers stand beside measured ones or not at all.
+        if plot is COST and figure is not None:
+            published = PUBLISHED.figure(reader, choice)
+            found.append(
+                {
+                    "id": PUBLISHED.name,
+                    "title": PUBLISHED.title,
+                    "reading": PUBLISHED.reading,
+                    "figure": _embedded(published, f"figure-{PUBLISHED.name}"),
+                }
+            )
+    return found
 
 
 def _embedded(figure: go.Figure, name: str) -> Markup:
@@ -244,35 +193,3 @@ def _script_json(value: Any) -> Markup:
     """JSON that cannot end the script it stands in."""
     text = json.dumps(value).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return Markup(text)
-
-
-def _count(value: Any) -> str:
-    return MISSING if value is None else f"{int(value):,}"
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def _estimate(value: Any, error: Any = None) -> str:
-    """A value with its standard error, both to two digits of the error: 0.617 ± 0.019."""
-    if value is None:
-        return MISSING
-    if error is None or not math.isfinite(error) or error <= 0:
-        return f"{value:.3f}"
-    decimals = min(8, max(0, 1 - math.floor(math.log10(error))))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _moment(moment: datetime) -> str:
-    """In UTC; SQLite hands its times back without a zone."""
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,34 @@
+"""`autonat dashboard`: where to listen, and what to tell the person who started it."""
+
+from typing import Any
+
+from autonat.errors import UserError
+from dashboards.access import is_loopback, new_token
+from dashboards.app import serve
+
+
+def run(db: str, host: str, port: int, token: str | None, console: Any) -> None:
+    """Serve until interrupted. An address that others reach needs a token, and gets a new one unless it is given.
+
+    Raises UserError for a database that cannot be read and an address that cannot be listened on.
+    """
+    if is_loopback(host) and token is None:
+        where = f"http://{_in_address(host)}:{port}/"
+    else:
+        token = token or new_token()
+        where = f"http://{_in_address(host)}:{port}/?token={token}"
+
+    def started() -> None:
+        console.print(f"Dashboard of {db}: {where}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+
+    try:
+        serve(db, host, port, token, started)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host} port {port}: give another with --port or --host") from error
+    except KeyboardInterrupt:
+        console.print("Dashboard ended.")
+
+
+def _in_address(host: str) -> str:
+    """An IPv6 address stands in brackets in a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
