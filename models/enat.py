@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import Linear, linear
+
 DecoderAttention = Literal["self_cross", "full", "cross"]
 
 
@@ -120,8 +122,8 @@ class _MLP(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = int(width * ratio)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -133,9 +135,9 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.ModuleDict({"A": nn.Linear(width, 2 * width), "B": nn.Linear(width, 2 * width)})
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = nn.ModuleDict({"A": Linear(width, 2 * width), "B": Linear(width, 2 * width)})
+        self.proj = Linear(width, width)
 
     def _split(self, x: Tensor, parts: int) -> list[Tensor]:
         batch, length, _ = x.shape
@@ -167,7 +169,7 @@ class _Block(nn.Module):
         self.attn = _Attention(width, config.heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = _MLP(width, config.mlp_ratio)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 8 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 8 * width))
 
     def modulation(self, condition_BD: Tensor) -> Modulation:
         """Shifts, scales and gates [B, D] of every part; they depend on the class alone."""
@@ -212,13 +214,13 @@ class _OutputLayer(nn.Module):
 
     def __init__(self, config: ENATConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
         self.bias = nn.Parameter(torch.zeros(1, 1, config.codebook_size + 1))
 
     def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
         codes = word_embeddings.detach()[:-1]  # [MASK] is never predicted
-        return F.linear(self.ln(F.gelu(self.fc(x))), codes, self.bias[0, 0, :-1])
+        return linear(self.ln(F.gelu(self.fc(x))), codes, self.bias[0, 0, :-1])
 
 
 def _gather(x_BLD: Tensor, positions_BN: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linear import Linear, linear
+
 
 def check_sizes(config: "UViTSizes", at_least_one: tuple[str, ...]) -> None:
     """Raises ValueError where the sizes of a U-ViT do not fit together."""
@@ -115,8 +117,8 @@ class _Attention(nn.Module):
     def __init__(self, config: UViTSizes) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
-        self.proj = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.proj = Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -128,8 +130,8 @@ class _MLP(nn.Module):
     def __init__(self, config: UViTSizes) -> None:
         super().__init__()
         hidden = int(config.width * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.width, hidden)
-        self.fc2 = nn.Linear(hidden, config.width)
+        self.fc1 = Linear(config.width, hidden)
+        self.fc2 = Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -145,7 +147,7 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=1e-5)
         self.mlp = _MLP(config)
         if joins:
-            self.skip_linear = nn.Linear(2 * config.width, config.width)
+            self.skip_linear = Linear(2 * config.width, config.width)
 
     def forward(self, x: Tensor, partner: Tensor | None = None) -> Tensor:
         if partner is not None:
@@ -159,13 +161,13 @@ class _OutputLayer(nn.Module):
 
     def __init__(self, config: UViTSizes) -> None:
         super().__init__()
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
         self.ln = nn.LayerNorm(config.width, eps=1e-5)
         self.bias = nn.Parameter(torch.zeros(1, 1, config.codebook_size + 1))
 
     def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
         codes = word_embeddings.detach()[:-1]  # [MASK] is never predicted
-        return F.linear(self.ln(F.gelu(self.fc(x))), codes, self.bias[0, 0, :-1])
+        return linear(self.ln(F.gelu(self.fc(x))), codes, self.bias[0, 0, :-1])
 
 
 class UViTTrunk(nn.Module):

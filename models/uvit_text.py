@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.linear import Linear
 from models.uvit import TextUViTConfig, UViTState, UViTTrunk
 
 
@@ -25,7 +26,7 @@ class TextUViT(UViTTrunk):
     def __init__(self, config: TextUViTConfig) -> None:
         super().__init__(config)
         self.config = config
-        self.context_embed = nn.Linear(config.context_width, config.width)
+        self.context_embed = Linear(config.context_width, config.width)
 
     @property
     def mask_token(self) -> int:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from models.enat import ENAT, ENATConfig
 from models.schedule import BOUNDS, FAMILIES, GenerationSchedule, family_length
 
-RULES = ("enat", "autonat")
+RULES = ("enat", "autonat", "muse")
 MODERATE = {
     "mask_ratios": (0.0, 1.0),
     "sampling_temperatures": (0.0, 3.0),

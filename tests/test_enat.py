@@ -134,6 +134,89 @@ def test_freshly_initialised_blocks_pass_their_input_on():
         torch.testing.assert_close(network(tokens_BL, masked_BL, LABELS_B).features_BLD, embedded_BLD)
 
 
+VARIANTS = {name: tiny_network(decoder_attention=name) for name in ("self_cross", "full", "cross")}
+
+
+def influence(network, count, *, of_masked):
+    """Gradient norm of the features at one masked position with respect to the embeddings of all others, which are
+    masked or visible: [B, L], zero where nothing is attended to."""
+    tokens_BL, (masked_BL,) = random_tokens(3), nested_masks(3, [count])
+    rows = torch.arange(BATCH)
+    probe_B = masked_BL.long().argmax(1) if of_masked else (~masked_BL).long().argmax(1)
+    embedded = []
+    handle = network.x_embedder.register_forward_hook(
+        lambda module, inputs, output: embedded.append(output.detach().requires_grad_(True)) or embedded[0]
+    )
+    try:
+        features_BLD = network(tokens_BL, masked_BL, LABELS_B).features_BLD
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(features_BLD[rows, probe_B].sum(), embedded[0])
+    reached_BL = gradient.norm(dim=-1) > 1e-7
+    reached_BL[rows, probe_B] = False
+    return reached_BL, masked_BL.index_put((rows, probe_B), torch.tensor(False)), ~masked_BL
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_masked_tokens_attend_to_what_the_variant_says(name):
+    reached_BL, other_masked_BL, visible_BL = influence(VARIANTS[name], 7, of_masked=True)
+    assert bool(reached_BL[visible_BL].all())
+    assert bool(reached_BL[other_masked_BL].all()) == (name != "cross")
+    assert bool(reached_BL[other_masked_BL].any()) == (name != "cross")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_features_handed_on_at_visible_positions_have_seen_no_masked_token(name):
+    reached_BL, _, visible_BL = influence(VARIANTS[name], 7, of_masked=False)
+    assert not bool(reached_BL[~visible_BL].any())
+    assert bool(reached_BL.any())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_empty_canvas_attends_to_itself(name):
+    reached_BL, other_masked_BL, _ = influence(VARIANTS[name], LENGTH, of_masked=True)
+    assert torch.equal(reached_BL, other_masked_BL | (reached_BL & ~other_masked_BL))
+    assert bool(reached_BL[other_masked_BL].sum() == BATCH * (LENGTH - 1))
+
+
+def test_full_attention_updates_visible_tokens_between_decoder_blocks():
+    """With one decoder block masked tokens see the encoder's output in both variants; with two they see what the first
+    block made of the visible tokens."""
+    tokens_BL, (masked_BL,) = random_tokens(5), nested_masks(5, [6])
+    for blocks, differ in ((1, False), (2, True)):
+        found = []
+        for name in ("self_cross", "full"):
+            network = tiny_network(decoder_attention=name, decoder_blocks=blocks)
+            with torch.no_grad():
+                found.append(network(tokens_BL, masked_BL, LABELS_B).features_BLD)
+        assert torch.allclose(found[0][~masked_BL], found[1][~masked_BL], atol=1e-5)
+        assert torch.allclose(*found, atol=1e-4) != differ
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_was_prepared_changes_nothing(name):
+    network, tokens_BL, (masked_BL,) = VARIANTS[name], random_tokens(6), nested_masks(6, [9])
+    with torch.no_grad():
+        prepared = network(tokens_BL, masked_BL, LABELS_B, None, None, network.prepare(LABELS_B)).features_BLD
+        assert torch.equal(prepared, network(tokens_BL, masked_BL, LABELS_B).features_BLD)
+
+
+@given(st.integers(0, 99), falling_counts, st.integers(1, BATCH))
+@settings(max_examples=10)
+def test_rows_of_a_state_serve_as_the_state_of_those_images(seed, counts, rows):
+    tokens_BL, masks = random_tokens(seed), nested_masks(seed, counts)
+    earlier = features(tokens_BL, masks[:-1])
+    with torch.no_grad():
+        every = NETWORK(tokens_BL, masks[-1], LABELS_B, earlier).features_BLD
+        some = NETWORK(tokens_BL[:rows], masks[-1][:rows], LABELS_B[:rows], earlier.rows(rows)).features_BLD
+    torch.testing.assert_close(some, every[:rows], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_decoder_attention_is_refused():
+    with pytest.raises(ValueError, match="self_cross, full, cross"):
+        tiny_config(decoder_attention="none")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -13,6 +13,7 @@ from models.evaluate import Block, Generator, dithers
 from models.probes import KNOB_OF_FAMILY, Probe, probe_tokens
 from models.sample import (
     Canvas,
+    FirstStepLogits,
     Knobs,
     StreamNoise,
     advance,
@@ -85,7 +86,7 @@ def test_masks_shrink_as_monotone_ratios_say(num_steps, rule):
     expected, remaining = [], CONFIG.num_tokens
     for step in range(num_steps):
         wanted = math.floor(CONFIG.num_tokens * schedule.mask_ratio(step))
-        remaining = max(1, min(remaining - 1, wanted)) if rule == "autonat" else wanted
+        remaining = max(1, min(remaining - 1, wanted)) if rule != "enat" else wanted
         expected.append(remaining)
     assert [int(count[0]) for count in counts] == expected
 
@@ -269,3 +270,36 @@ def test_temperature_zero_draws_at_the_floor(rule, floor):
     canvas = Canvas.empty(1, 2, 2)
     taken = advance(canvas, torch.tensor([[0, 1]]), logits, Knobs(0.5, 0.0, 0.0, 0.0, rule), draw_noise, None)
     assert taken.sampled_BL.tolist() == [[1, 0]]
+
+
+def test_muse_trusts_the_guided_logit_itself():
+    """Two positions: the likelier code by probability has the lower logit, so the rules keep different tokens."""
+    logits = torch.tensor([[[1.0, -9.0], [5.0, 5.0]]])
+    canvas, positions = Canvas.empty(1, 2, 2), torch.tensor([[0, 1]])
+    taken = {
+        rule: advance(canvas, positions, logits, Knobs(0.5, 0.0, 0.0, 0.0, rule), None, None)
+        for rule in ("autonat", "muse")
+    }
+    assert taken["muse"].confidence_BL.tolist() == [[1.0, 5.0]]
+    assert taken["autonat"].canvas.masked_BL.tolist() == [[False, True]]
+    assert taken["muse"].canvas.masked_BL.tolist() == [[True, False]]
+
+
+@given(st.floats(0, 20), st.integers(0, 99))
+def test_muse_adds_noise_to_the_logits(temperature, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits, noise_BLK = torch.randn(2, 3, 4, 5, generator=generator)
+    knobs = Knobs(0.5, temperature, 0.0, 0.0, "muse")
+    taken = advance(Canvas.empty(3, 4, 5), torch.arange(4).expand(3, -1), logits, knobs, noise_BLK, None)
+    assert torch.equal(taken.sampled_BL, (logits + temperature * noise_BLK).argmax(-1))
+
+
+@given(st.integers(0, 60), st.permutations(range(3)))
+@settings(max_examples=10)
+def test_the_first_steps_table_does_not_depend_on_the_order_of_asking(seed, order):
+    network = tiny_network(seed, num_classes=40)
+    asked = [torch.tensor([3, 17]), torch.tensor([39, 3]), torch.tensor([20])]
+    expected = FirstStepLogits(network).of(torch.arange(40))
+    table = FirstStepLogits(network)
+    for index in order:
+        assert torch.equal(table.of(asked[index]), expected[asked[index]])
