@@ -276,6 +276,13 @@ def test_module_decodes_as_our_sampler(tmp_path_factory, schedule, seed):
         assert module.guided(step, 2.0, 1.0) == 2.0 + schedule.guidance_scales[step]
 
 
+def test_module_says_where_it_comes_from(tmp_path):
+    path, _ = written("python", SCHEDULE, tmp_path)
+    lines = load_module(path, "exported_schedule").__doc__.splitlines()
+    for key, value in PROVENANCE.items():
+        assert f"    {key}: {json.dumps(value)}" in lines
+
+
 def test_module_is_read_without_being_run(tmp_path):
     path, _ = written("python", SCHEDULE, tmp_path)
     path.write_text("import pathlib\npathlib.Path('executed').touch()\n" + path.read_text())

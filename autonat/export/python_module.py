@@ -36,8 +36,9 @@ def write(content: Content, path: Path) -> list[str]:
         raise UserError(f"a Python module needs a name that ends in .py, got {path.name}")
     data = json.dumps(json_schedule.to_data(content), indent=2, allow_nan=False)
     # JSON's own escape for the apostrophe, so that the literal cannot end early.
-    text = template("schedule.py.txt").replace("@PROVENANCE@", docstring_lines(content))
-    write_atomically(path, text.replace("@DATA@", data.replace("'", "\\u0027")).encode())
+    head, tail = template("schedule.py.txt").split("@DATA@")
+    head = head.replace("@PROVENANCE@", docstring_lines(content))
+    write_atomically(path, (head + data.replace("'", "\\u0027") + tail).encode())
     _, beside, schema = outputs(path)
     json_schedule.write(content, beside)
     write_atomically(schema, json_schedule.schema())
