@@ -6,11 +6,14 @@ On a GPU, where there is one, ours runs in bfloat16 with a CUDA graph as well.
 """
 
 import argparse
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks.paired import ratio, show
+from models.graphed import GraphedSampler
 from models.networks import ENATConfig, NetworkConfig, UViTConfig, build_network
 from models.noise import DeviceNoise
 from models.sample import Canvas, FirstStepLogits, Knobs, Noise, StreamNoise, advance, guided_logits, sample
@@ -56,38 +59,55 @@ def plain_sample(network: torch.nn.Module, schedule: GenerationSchedule, labels_
     return taken.sampled_BL
 
 
-def measure(kind: str, width: int, batch: int, device: str, repeats: int) -> None:
+def measure(kind: str, width: int, batch: int, guidance: float, device: str, repeats: int) -> None:
     """One network at one batch size."""
     network = random_network(config(kind, width), device)
-    schedule = enat_linear(NUM_STEPS, guidance_scale=GUIDANCE, choice_temperature=CHOICE, sampling_temperature=DRAW)
+    schedule = enat_linear(NUM_STEPS, guidance_scale=guidance, choice_temperature=CHOICE, sampling_temperature=DRAW)
     labels_B = torch.arange(batch, device=device) * 37 % CLASSES
     shape = (batch, NUM_TOKENS, CODES)
     noise: Noise = StreamNoise(0, 0, shape) if device == "cpu" else DeviceNoise(0, 0, shape, device)
     first_logits = FirstStepLogits(network)
 
-    def synchronise() -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
+    def on_device(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The same, waiting for the device."""
 
+        def timed() -> Tensor:
+            tokens_BL = work()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            return tokens_BL
+
+        return timed
+
+    @on_device
     def plain() -> Tensor:
         with torch.no_grad():  # outside inference mode models.linear leaves PyTorch's own products
-            tokens_BL = plain_sample(network, schedule, labels_B, noise)
-        synchronise()
-        return tokens_BL
+            return plain_sample(network, schedule, labels_B, noise)
 
     def plain_with_our_products() -> Tensor:
         with torch.inference_mode():
             return plain_sample(network, schedule, labels_B, noise)
 
+    @on_device
     def ours() -> Tensor:
-        tokens_BL = sample(network, schedule, labels_B, noise, first_logits=first_logits)
-        synchronise()
-        return tokens_BL
+        return sample(network, schedule, labels_B, noise, first_logits=first_logits)
 
     assert torch.equal(plain(), ours()), "the two ways must paint the same tokens in float32"
     what = f"{kind} {width}, {batch} images, {device}"
-    show(f"{what}, float32", ratio(plain, ours, repeats))
-    if device == "cpu":
+    started = time.perf_counter()
+    ours()
+    rate = batch * NUM_TOKENS / (time.perf_counter() - started)
+    show(f"{what}, float32 ({rate:.0f} tokens/s)", ratio(plain, ours, repeats))
+    if device != "cpu":
+        graphed = GraphedSampler(network, schedule, batch, first_logits=first_logits)
+        assert torch.equal(plain(), graphed(labels_B, noise)), "a graph must paint the same tokens in float32"
+        show(f"{what}, float32, CUDA graph", ratio(plain, on_device(lambda: graphed(labels_B, noise)), repeats))
+        half = random_network(config(kind, width), device).bfloat16()
+        half_graphed = GraphedSampler(half, schedule, batch, first_logits=FirstStepLogits(half))
+        same = float((plain() == half_graphed(labels_B, noise)).double().mean())
+        what = f"{what}, bfloat16, CUDA graph (equal tokens: {same:.3f})"
+        show(what, ratio(plain, on_device(lambda: half_graphed(labels_B, noise)), repeats))
+    else:
         show("  of which without the faster matrix products", ratio(plain_with_our_products, ours, repeats))
 
 
@@ -96,6 +116,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="scale at the last step; 0: none")
     parser.add_argument("--kinds", nargs="+", default=["ENAT", "U-ViT"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,7 +124,7 @@ def main() -> None:
     for kind in arguments.kinds:
         for width in arguments.widths:
             for batch in arguments.batches or ([2] if device == "cpu" else [64]):
-                measure(kind, width, batch, device, arguments.repeats)
+                measure(kind, width, batch, arguments.guidance, device, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,11 @@ class Step:
     canvas: Canvas
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Of a network that runs in half precision: guidance takes differences, and noise is float32."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
     """cond + w (cond - uncond) (Ho & Salimans, arXiv 2207.12598, in AutoNAT's convention: w = 0 is no guidance)."""
     if unconditional is None or scale == 0:
@@ -202,10 +207,11 @@ class FirstStepLogits:
         self.network = network
         config = network.config
         self._weight = next(network.parameters())
-        num_bytes = config.num_classes * config.num_tokens * config.codebook_size * self._weight.element_size()
         self._table_CLK: Tensor | None = None
-        if num_bytes <= limit_bytes:
-            self._table_CLK = self._weight.new_empty(config.num_classes, config.num_tokens, config.codebook_size)
+        if 4 * config.num_classes * config.num_tokens * config.codebook_size <= limit_bytes:
+            dtype = torch.promote_types(self._weight.dtype, torch.float32)
+            shape = (config.num_classes, config.num_tokens, config.codebook_size)
+            self._table_CLK = torch.empty(shape, dtype=dtype, device=self._weight.device)
         self._groups: set[int] = set()
         self._unconditional_LK: Tensor | None = None
 
@@ -215,7 +221,7 @@ class FirstStepLogits:
         canvas = Canvas.empty(len(labels), config.num_tokens, config.codebook_size, self._weight.device)
         labels_B = torch.tensor(labels, device=self._weight.device)
         state = network(canvas.tokens_BL, canvas.masked_BL, labels_B, None, config.num_tokens)
-        return network.logits(state.features_BLD)
+        return at_least_float32(network.logits(state.features_BLD))
 
     def unconditional(self) -> Tensor:
         """[L, K]"""
@@ -277,7 +283,7 @@ class GuidedNetwork:
         features = state.features_BLD
         if positions.shape[1] < features.shape[1]:
             features = features.gather(1, positions[..., None].expand(-1, -1, features.shape[-1]))
-        return self.network.logits(features), state if self.network.reuses_features else None
+        return at_least_float32(self.network.logits(features)), state if self.network.reuses_features else None
 
     def predict(self, canvas: Canvas, reused: Any = None, *, unconditional: bool = True) -> Prediction:
         """Logits at the masked positions; both guidance branches, in one pass, unless `unconditional` is False.

@@ -10,6 +10,7 @@ from strategies import MODERATE, RULES, schedules, tiny_network
 
 import models.sample
 from models.evaluate import Block, Generator, dithers
+from models.graphed import GraphedSampler
 from models.probes import KNOB_OF_FAMILY, Probe, probe_tokens
 from models.sample import (
     Canvas,
@@ -303,3 +304,31 @@ def test_the_first_steps_table_does_not_depend_on_the_order_of_asking(seed, orde
     table = FirstStepLogits(network)
     for index in order:
         assert torch.equal(table.of(asked[index]), expected[asked[index]])
+
+
+@given(schedules(MODERATE, rules=("enat",), max_steps=4), st.booleans(), st.integers(0, 9))
+@settings(max_examples=15)
+def test_a_recorded_run_paints_the_same(schedule, with_table, seed):
+    """On the CPU nothing is recorded; what is tested is that labels, noise and table reach the run."""
+    table = first_step_logits(NETWORK) if with_table else None
+    recorded = GraphedSampler(NETWORK, schedule, BATCH, first_logits=table)
+    for labels_B, block in ((LABELS_B, seed), (LABELS_B.flip(0), seed + 1)):
+        expected = sample(NETWORK, schedule, labels_B, noise(0, block), first_logits=table)
+        assert torch.equal(recorded(labels_B, noise(0, block)), expected)
+
+
+def test_rules_that_look_at_the_tokens_are_not_recorded():
+    with pytest.raises(ValueError, match="known beforehand"):
+        GraphedSampler(NETWORK, maskgit_cosine(3, "muse"), BATCH)
+
+
+def test_half_precision_logits_are_guided_in_float32():
+    half = tiny_network().bfloat16()
+    for table in (None, first_step_logits(half)):
+        dtypes = set()
+
+        def observe(_, taken, dtypes=dtypes):
+            dtypes.add(taken.confidence_BL.dtype)
+
+        sample(half, maskgit_cosine(3), LABELS_B, noise(), first_logits=table, observe=observe)
+        assert dtypes == {torch.float32}
