@@ -164,13 +164,49 @@ def wait_for(condition: Any, what: str, seconds: float = 120) -> Any:
     raise AssertionError(f"gave up waiting for {what}")
 
 
-def die_once(marker: str) -> tuple[str, float]:
+class Calling:
+    """A worker whose tasks are functions."""
+
+    def __init__(self, artifacts: str) -> None:
+        self.artifacts = artifacts
+
+    def perform(self, task: Any) -> tuple[Any, float]:
+        return task(), 0.0
+
+
+class Idle:
+    """A worker that does nothing, at once."""
+
+    def __init__(self, artifacts: str) -> None:
+        self.artifacts = artifacts
+
+    def perform(self, task: Any) -> tuple[Any, float]:
+        return None, 0.25
+
+
+def die_once(marker: str) -> str:
     """Kills its process at the first call."""
     if not os.path.exists(marker):
         Path(marker).touch()
         os._exit(1)
-    return "survived", 0.0
+    return "survived"
 
 
 def die() -> None:
     os._exit(1)
+
+
+def fail_times(marker: str, times: int) -> tuple[int, str]:
+    """Fails so often; then says which process it is in."""
+    path = Path(marker)
+    seen = path.read_text().split() if path.exists() else []
+    path.write_text(" ".join([*seen, str(os.getpid())]))
+    if len(seen) < times:
+        raise RuntimeError(f"failure\n{len(seen) + 1}")
+    return os.getpid(), path.read_text()
+
+
+def refuse() -> None:
+    from autonat.errors import UserError
+
+    raise UserError("mend this")

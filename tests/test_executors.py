@@ -1,21 +1,21 @@
 """Every executor gives the same bits."""
 
 import functools
-import operator
 import os
 import random
 import signal
+import time
 from dataclasses import asdict
 
 import pytest
-from studies_for_tests import die, die_once, tiny_recipe
+from studies_for_tests import Calling, die, die_once, fail_times, is_running, refuse, tiny_recipe, wait_for
 
 from autonat.config import Descent
 from autonat.errors import UserError
-from autonat.execution import executor as executor_module
-from autonat.execution.executor import ATTEMPTS, InProcessExecutor, ProcessExecutor
+from autonat.execution.executor import InProcessExecutor, ProcessExecutor
+from autonat.execution.listener import ATTEMPTS, Listener, TaskFailedError
 from autonat.execution.ray_executor import RayExecutor
-from autonat.execution.tasks import EvaluationTask
+from autonat.execution.tasks import EvaluationTask, TrainTask
 from autonat.memo import Memo
 from autonat.search.alternation import start_of
 from autonat.search.descent import central_probes
@@ -63,7 +63,7 @@ class Shuffled(InProcessExecutor):
         super().__init__(artifacts)
         self.random, self.moved = random.Random(seed), 0
 
-    def run(self, tasks):
+    def run(self, tasks, listener=None):
         order = self.random.sample(range(len(tasks)), len(tasks))
         self.moved += order != sorted(order)
         done = [(order[place], result, seconds) for place, result, seconds in super().run([tasks[i] for i in order])]
@@ -97,56 +97,155 @@ def test_ray(expected, tmp_path, workers):
 
 
 class WorkerKiller(ProcessExecutor):
-    """Kills a worker with SIGKILL after the first evaluated block."""
+    """Kills each worker with SIGKILL while it has its first block, or its first training, in hand."""
 
-    killed: int | None = None
+    def __init__(self, artifacts, num_workers, kinds):
+        super().__init__(artifacts, num_workers)
+        self.kinds, self.killed = kinds, []
 
-    def run(self, tasks):
-        for item in super().run(tasks):
-            if self.killed is None and isinstance(tasks[item[0]], EvaluationTask):
-                (self.killed,) = self._pool._processes
-                os.kill(self.killed, signal.SIGKILL)
-            yield item
-        if tasks and isinstance(tasks[0], EvaluationTask):
-            assert self.killed not in self._pool._processes
+    def _hand(self, worker, index, tasks, listener):
+        super()._hand(worker, index, tasks, listener)
+        if isinstance(tasks[index], self.kinds) and len(self.killed) < 2:
+            os.kill(worker.place.pid, signal.SIGKILL)
+            self.killed.append(worker.place.pid)
 
 
 @pytest.mark.slow
-def test_killed_worker_is_replaced(expected, tmp_path):
-    executor = WorkerKiller(str(tmp_path / "artifacts"), 1)
+@pytest.mark.parametrize(("workers", "kind"), [(1, EvaluationTask), (2, TrainTask)])
+def test_killed_workers_are_replaced(expected, tmp_path, workers, kind):
+    executor = WorkerKiller(str(tmp_path / "artifacts"), workers, kind)
     assert outcome(executor, tmp_path) == expected
-    assert executor.killed is not None
+    assert len(executor.killed) == 2
 
 
-@pytest.fixture
-def bare_workers(monkeypatch):
-    """Worker processes that start at once and call what they are given."""
-    monkeypatch.setattr(executor_module, "_start_worker", operator.is_)
-    monkeypatch.setattr(executor_module, "_perform", operator.call)
+class Diary(Listener):
+    """Notes what it is told."""
+
+    def __init__(self, stop_after=None):
+        self.places, self.errors, self.done, self.stop_after = {}, [], [], stop_after
+
+    def started(self, index, place):
+        self.places.setdefault(index, []).append(place)
+
+    def finished(self, index, seconds, peak_memory):
+        assert peak_memory > 2**20
+        self.done.append(index)
+
+    def failed(self, index, error):
+        self.errors.append((index, error))
+
+    def stopping(self):
+        return self.stop_after is not None and len(self.done) >= self.stop_after
 
 
-def test_a_task_that_always_kills_its_worker_ends_the_run(bare_workers, tmp_path):
-    with ProcessExecutor(str(tmp_path), 1) as executor, pytest.raises(UserError, match="died 3 times") as caught:
-        list(executor.run([die]))
+def bare(kind, folder):
+    """An executor whose tasks are functions, which starts at once."""
+    if kind == "in process":
+        return InProcessExecutor(str(folder), Calling)
+    return ProcessExecutor(str(folder), 1 if kind == "one worker" else 2, Calling)
+
+
+KINDS = pytest.mark.parametrize("kind", ["in process", "one worker", "two workers"])
+
+
+def test_a_task_that_always_kills_its_worker_ends_the_run(tmp_path):
+    diary = Diary()
+    with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
+        with pytest.raises(TaskFailedError, match="failed 3 times") as caught:
+            list(executor.run([die], diary))
+        assert executor.pids == []
     assert ATTEMPTS == 3
     assert "\n" not in str(caught.value)
+    assert diary.errors == [(0, "the worker process died (exit status 1)")] * 3
+    pids = {place.pid for place in diary.places[0]}
+    assert len(pids) == 3
+    assert all(f"process {pid} on" in str(caught.value) for pid in pids)
 
 
-def test_deaths_with_progress_between_them_do_not_add_up(bare_workers, tmp_path):
+def test_deaths_of_different_tasks_do_not_add_up(tmp_path):
     tasks = [functools.partial(die_once, str(tmp_path / f"task{number}")) for number in range(ATTEMPTS + 1)]
-    with ProcessExecutor(str(tmp_path), 1) as executor:
+    with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
         results = sorted(executor.run(tasks))
     assert results == [(number, "survived", 0.0) for number in range(len(tasks))]
 
 
-def test_leaving_an_executor_stops_its_workers(bare_workers, tmp_path):
-    with ProcessExecutor(str(tmp_path), 1) as executor:
+@KINDS
+def test_a_task_that_fails_is_tried_on_other_workers(kind, tmp_path):
+    diary = Diary()
+    tasks = [functools.partial(fail_times, str(tmp_path / str(times)), times) for times in (0, 1, 2)]
+    with bare(kind, tmp_path) as executor:
+        results = {index: result for index, result, _ in executor.run(tasks, diary)}
+    assert sorted(results) == sorted(diary.done) == [0, 1, 2]
+    for index in range(3):
+        names = [place.name for place in diary.places[index]]
+        assert len(set(names)) == len(names) == index + 1
+        if kind != "in process":
+            _, pids = results[index]
+            assert pids.split() == [str(place.pid) for place in diary.places[index]]
+            assert len(set(pids.split())) == index + 1
+    assert [index for index, _ in diary.errors].count(2) == 2
+    assert all(error.startswith("RuntimeError: failure ") and "\n" not in error for _, error in diary.errors)
+
+
+@KINDS
+def test_three_failures_end_the_run_and_keep_what_was_finished(kind, tmp_path):
+    diary, done = Diary(), []
+    tasks = [functools.partial(fail_times, str(tmp_path / str(times)), times) for times in (0, 3)]
+
+    def run(executor):
+        for index, _, _ in executor.run(tasks, diary):
+            done.append(index)
+
+    with bare(kind, tmp_path) as executor, pytest.raises(TaskFailedError) as caught:
+        run(executor)
+    assert done == [0]
+    assert "RuntimeError: failure 3" in str(caught.value)
+    assert "What was finished is kept" in str(caught.value)
+    assert len(diary.errors) == 3
+
+
+@KINDS
+def test_what_the_user_must_mend_is_not_tried_again(kind, tmp_path):
+    diary = Diary()
+    with bare(kind, tmp_path) as executor, pytest.raises(UserError, match=r"^mend this$"):
+        list(executor.run([refuse], diary))
+    assert diary.errors == [(0, "mend this")]
+
+
+@KINDS
+def test_stopping_ends_after_what_is_in_flight(kind, tmp_path):
+    diary = Diary(stop_after=2)
+    tasks = [functools.partial(fail_times, str(tmp_path / str(number)), 0) for number in range(6)]
+    with bare(kind, tmp_path) as executor:
+        done = [index for index, _, _ in executor.run(tasks, diary)]
+    assert sorted(done) == sorted(diary.places)
+    assert 2 <= len(done) <= 3
+
+
+def test_leaving_an_executor_stops_its_workers(tmp_path):
+    with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
         list(executor.run([functools.partial(tuple, "ab")]))
-        (pid,) = executor._pool._processes
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        (pid,) = executor.pids
+        assert is_running(pid)
+    assert not is_running(pid)
 
 
-def test_an_exception_in_a_worker_reaches_the_driver(bare_workers, tmp_path):
-    with ProcessExecutor(str(tmp_path), 1) as executor, pytest.raises(ValueError, match="invalid literal"):
-        list(executor.run([functools.partial(int, "x")]))
+def test_a_run_that_is_left_early_leaves_nothing_in_flight(tmp_path):
+    with ProcessExecutor(str(tmp_path), 2, Calling) as executor:
+        run = executor.run([os.getpid, functools.partial(time.sleep, 600)])
+        first = next(run)
+        assert first[0] == 0
+        run.close()
+        assert len(executor.pids) == 1
+        assert list(executor.run([functools.partial(tuple, "ab")])) == [(0, ("a", "b"), 0.0)]
+
+
+def test_a_worker_that_dies_while_idle_costs_no_attempt(tmp_path):
+    diary = Diary()
+    with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
+        list(executor.run([os.getpid]))
+        (pid,) = executor.pids
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_running(pid), "the worker's death")
+        assert len(list(executor.run([os.getpid], diary))) == 1
+    assert diary.errors == []

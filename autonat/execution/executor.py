@@ -9,12 +9,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autonat.errors import UserError
 from autonat.execution.listener import SILENT, Attempts, Listener, Place
 from autonat.execution.memory import peak_bytes, reset_peak
-from autonat.execution.tasks import Task, label_of
+
+if TYPE_CHECKING:  # tasks import torch, which a worker process does when it is ready to
+    from autonat.execution.tasks import Task
 
 Done = tuple[int, Any, float]
 
@@ -22,7 +24,7 @@ Done = tuple[int, Any, float]
 class Executor(Protocol):
     """Performs tasks somewhere. A context manager; leaving it stops the workers."""
 
-    def run(self, tasks: Sequence[Task], listener: Listener = SILENT) -> Iterator[Done]:
+    def run(self, tasks: Sequence["Task"], listener: Listener = SILENT) -> Iterator[Done]:
         """(index, result, seconds) of every task, as they finish, in any order; `listener` hears of each one's life.
 
         A task that fails is tried again on another worker, ``ATTEMPTS`` times in all: then TaskFailedError. A UserError
@@ -41,7 +43,7 @@ def new_worker(artifacts: str) -> Any:
     return Worker(artifacts)
 
 
-def measured(worker: Any, task: Task) -> tuple[Any, float, int]:
+def measured(worker: Any, task: "Task") -> tuple[Any, float, int]:
     """(result, seconds, peak memory in bytes) of one task."""
     reset_peak()
     result, seconds = worker.perform(task)
@@ -68,7 +70,7 @@ class InProcessExecutor:
             self._count += 1
             self._worker = self._make_worker(self._artifacts)
 
-    def run(self, tasks: Sequence[Task], listener: Listener = SILENT) -> Iterator[Done]:
+    def run(self, tasks: Sequence["Task"], listener: Listener = SILENT) -> Iterator[Done]:
         attempts = Attempts(listener)
         for index, task in enumerate(tasks):
             while not listener.stopping():
@@ -82,7 +84,7 @@ class InProcessExecutor:
                     if isinstance(error, UserError):
                         listener.failed(index, str(error))
                         raise
-                    attempts.failed(index, label_of(task), place, one_line(error))
+                    attempts.failed(index, task, place, one_line(error))
                     continue
                 listener.finished(index, seconds, peak)
                 yield index, result, seconds
@@ -182,7 +184,7 @@ class ProcessExecutor:
             return _Process(f"local-{self._count}", self._make_worker, self._artifacts)
         return None
 
-    def run(self, tasks: Sequence[Task], listener: Listener = SILENT) -> Iterator[Done]:
+    def run(self, tasks: Sequence["Task"], listener: Listener = SILENT) -> Iterator[Done]:
         waiting = deque(range(len(tasks)))
         attempts = Attempts(listener)
         try:
@@ -209,7 +211,7 @@ class ProcessExecutor:
                         listener.failed(index, str(answer))
                         raise answer
                     error = answer or f"the worker process died ({_end_of(status)})"
-                    attempts.failed(index, label_of(tasks[index]), worker.place, error)
+                    attempts.failed(index, tasks[index], worker.place, error)
                     waiting.appendleft(index)
         finally:
             # Left early: what is in flight is of no use to anybody.
@@ -217,7 +219,7 @@ class ProcessExecutor:
                 worker.stop()
             self._busy.clear()
 
-    def _hand(self, worker: _Process, index: int, tasks: Sequence[Task], listener: Listener) -> None:
+    def _hand(self, worker: _Process, index: int, tasks: Sequence["Task"], listener: Listener) -> None:
         self._busy[worker.connection] = (worker, index)
         listener.started(index, worker.place)
         try:

@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from autonat.errors import UserError
 
@@ -54,15 +55,17 @@ class Attempts:
         self._listener = listener
         self._failures: dict[int, list[Place]] = {}
 
-    def failed(self, index: int, label: str, place: Place, error: str) -> None:
+    def failed(self, index: int, task: Any, place: Place, error: str) -> None:
         """Raises TaskFailedError with the task, the workers and the last error when it was the last attempt."""
         error = " ".join(error.split())
         self._listener.failed(index, error)
         places = self._failures.setdefault(index, [])
         places.append(place)
         if len(places) >= ATTEMPTS:
+            from autonat.execution.tasks import label_of
+
             where = ", ".join(f"{place.name} (process {place.pid} on {place.host})" for place in places)
             raise TaskFailedError(
-                f"{label} failed {len(places)} times, on {where}: {error}. What was finished is kept, so the same "
-                "command goes on from there"
+                f"{label_of(task)} failed {len(places)} times, on {where}: {error}. What was finished is kept, so the "
+                "same command goes on from there"
             )

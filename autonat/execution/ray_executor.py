@@ -7,7 +7,7 @@ from typing import Any
 from autonat.errors import UserError
 from autonat.execution.executor import Done, measured, new_worker, one_line
 from autonat.execution.listener import SILENT, Attempts, Listener, Place
-from autonat.execution.tasks import Task, label_of
+from autonat.execution.tasks import Task
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
@@ -94,7 +94,7 @@ class RayExecutor:
                 if isinstance(cause, UserError):
                     listener.failed(index, str(cause))
                     raise cause from None
-                attempts.failed(index, label_of(tasks[index]), place, one_line(cause))
+                attempts.failed(index, tasks[index], place, one_line(cause))
                 ray.kill(actor)
                 self._idle += self._new_actors(1)
                 waiting.append(index)

@@ -1,6 +1,7 @@
 """Tasks: what an executor carries to a worker. Small, frozen, picklable; weights travel as files."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from autonat.specs import EvaluationSpec, FeatureSpec, MetricSpec, ProbeSpec, TrainSpec, fingerprint
 from models.frechet import Influence
@@ -61,7 +62,9 @@ def images_of(task: Task) -> int:
     return task.spec.block_size * (1 + len(task.spec.probes)) if isinstance(task, ProbeTask) else 0
 
 
-def label_of(task: Task) -> str:
-    """The task in a message."""
+def label_of(task: Any) -> str:
+    """The task in a message; executors also carry what is none of the above (benchmarks, tests)."""
+    if not isinstance(task, Task):
+        return "a task"
     block = block_of(task)
     return f"{kind_of(task)} {fingerprint(task.spec)[:12]}" + ("" if block is None else f", block {block},")

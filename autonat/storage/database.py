@@ -31,7 +31,7 @@ HINTS = {
     "locked": "another process is writing; try again",
     "refused": "is the server running there?",
     "authentication failed": "check user and password",
-    "does not exist": "create it first, with createdb",
+    "FATAL: database": "create it first, with createdb",
 }
 
 
