@@ -7,6 +7,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ import flask
 import sqlalchemy as sa
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
 from dash.exceptions import PreventUpdate
+from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards import access, frames, pages, progress_frames
 from dashboards.addresses import choice_of, settings_of, view_of
@@ -24,6 +26,11 @@ from dashboards.figures import template
 from dashboards.plots import PLOTS, Choice
 from dashboards.reader import Reader
 
+# Without this a browser asks for the largest script only when it has run all others.
+PRELOAD = "".join(
+    f'<link rel="preload" as="script" href="/_dash-component-suites/{script}">'
+    for script in ("plotly/package_data/plotly.min.js", "dash/dcc/async-graph.js")
+)
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -37,6 +44,12 @@ class Dashboard:
         self.reader = Reader(self.engine, artifact_folder(self.engine), self.counted)
         self._wanted: dict[tuple[str, str], float | None] = {}
         self._lock = threading.Lock()
+
+    def warm(self) -> None:
+        """Do ahead what the first page would wait for: read the newest studies, and load Plotly's schema."""
+        with suppress(SQLAlchemyError):
+            self.reader.warm()
+        PLOTS["distance"].figure(self.reader, Choice()).to_json()
 
     def version(self) -> str:
         return f"{self.reader.version()} {self.background.finished}"
@@ -68,13 +81,14 @@ class Dashboard:
     def panel(self, name: str, choice: Choice, picked: Sequence[str]) -> Any:
         """What stands in a panel."""
         if name == "studies":
-            return pages.studies_table(_sorted(frames.studies_frame(self.engine), choice), picked)
+            return pages.studies_table(_sorted(self.reader.studies(), choice), picked)
         if name in ("facts", "state"):
-            rows = frames.studies_frame(self.engine)
+            rows = self.reader.studies()
             rows = rows[rows["name"] == choice.study]
             if rows.empty:
                 return []
-            summary = frames.summary_frame(self.engine, choice.study)
+            measured = self.reader.evaluations(choice.study)
+            summary = frames.summary_frame(self.engine, choice.study, measured)
             return pages.facts(rows.iloc[0], summary if name == "facts" else summary.iloc[:0])
         if name == "decisions":
             return pages.decisions(frames.decisions_frame(self.engine, choice.study))
@@ -125,6 +139,7 @@ def make_app(url: str, token: str | None = None) -> Dash:
     Raises UserError for a database that cannot be read.
     """
     board = Dashboard(url)
+    threading.Thread(target=board.warm, daemon=True).start()
     app = Dash(
         "autonat",
         assets_folder=str(ASSETS),
@@ -134,6 +149,7 @@ def make_app(url: str, token: str | None = None) -> Dash:
         serve_locally=True,
     )
     app.layout = pages.shell
+    app.index_string = app.index_string.replace("{%css%}", PRELOAD + "{%css%}")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     access.guard(app.server, token)
     _files(app.server, board)

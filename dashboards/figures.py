@@ -253,7 +253,8 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
         held_out = part[part["phase"] == HELD_OUT]
         confirmations = part[part["is_confirmation"]]
         named = False
-        for _, group in confirmations.groupby(["metric", "num_images"], sort=False):
+        for _, whole in confirmations.groupby(["metric", "num_images"], sort=False):
+            group = whole[whole["best_so_far"] != whole["best_so_far"].shift()]
             figure.add_scatter(
                 x=[*group["images_spent"], part["images_spent"].max()],
                 y=[*group["best_so_far"], group["best_so_far"].iloc[-1]],

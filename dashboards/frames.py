@@ -654,8 +654,10 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     return as_frame(found, DECISION_COLUMNS)
 
 
-def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
     """The held-out outcome: as summarised, or, while unfinished, what of it has been measured.
+
+    evaluations: the study's ``evaluations_frame``, where it has been read already.
 
     Columns: what ("baseline", "tuned schedule", "tuned pair", "floor": real test images against real training images),
     distance, standard_error, num_images, ratio (to the baseline's distance).
@@ -667,9 +669,10 @@ def summary_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         keys = {BASELINE: "baseline", "tuned schedule": "tuned_schedule", "tuned pair": "tuned", "floor": "floor"}
         known = {what: summary[key] for what, key in keys.items() if summary.get(key)}
     elif row is not None:
-        measured = evaluations_frame(engine, study, HELD_OUT)
+        if evaluations is None:
+            evaluations = evaluations_frame(engine, study, HELD_OUT)
         for what in ROLES:
-            of_role = measured[measured["role"] == what]
+            of_role = evaluations[evaluations["role"] == what]
             if len(of_role):
                 known[what] = of_role.iloc[-1][["value", "standard_error", "num_images"]].to_dict()
         with engine.connect() as connection:

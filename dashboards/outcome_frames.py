@@ -42,14 +42,19 @@ DIFFERENCE_COLUMNS = {
 }
 
 Counted = Callable[[str, str], float | None]
+# A study's evaluations, where they have been read already.
+Told = Callable[[str], pd.DataFrame]
 
 
-def _held_out(engine: sa.Engine, study: str) -> list[tuple[str, str, Any, dict[str, Any], dict[str, Any]]]:
+def _held_out(
+    engine: sa.Engine, study: str, told: Told | None
+) -> list[tuple[str, str, Any, dict[str, Any], dict[str, Any]]]:
     """(role, mask ratio's label, row, spec, result) of each held-out evaluation, the last of every role."""
     row = find_study(engine, study)
     if row is None:
         return []
-    told = evaluations_frame(engine, study, HELD_OUT).drop_duplicates("role", keep="last").set_index("number")
+    measured = told(study) if told else evaluations_frame(engine, study, HELD_OUT)
+    roles = measured[measured["phase"] == HELD_OUT].drop_duplicates("role", keep="last").set_index("number")
     with engine.connect() as connection:
         rows = connection.execute(
             sa.select(journal.c.number, results.c.spec, results.c.result, results.c.seconds, results.c.images)
@@ -59,18 +64,20 @@ def _held_out(engine: sa.Engine, study: str) -> list[tuple[str, str, Any, dict[s
         ).all()
     return [
         (
-            str(told.loc[entry.number, "role"]),
-            str(told.loc[entry.number, "mask_ratio"]),
+            str(roles.loc[entry.number, "role"]),
+            str(roles.loc[entry.number, "mask_ratio"]),
             entry,
             json.loads(entry.spec),
             json.loads(entry.result),
         )
         for entry in rows
-        if entry.number in told.index
+        if entry.number in roles.index
     ]
 
 
-def outcomes_frame(engine: sa.Engine, names: Sequence[str], counted: Counted = lambda *_: None) -> pd.DataFrame:
+def outcomes_frame(
+    engine: sa.Engine, names: Sequence[str], counted: Counted = lambda *_: None, told: Told | None = None
+) -> pd.DataFrame:
     """Held-out distances with what one image costs, of several studies.
 
     counted: TFLOPs of one image from a network's and a schedule's JSON, or None where it is not known.
@@ -81,7 +88,7 @@ def outcomes_frame(engine: sa.Engine, names: Sequence[str], counted: Counted = l
     """
     found = []
     for name in names:
-        for role, label, entry, spec, result in _held_out(engine, name):
+        for role, label, entry, spec, result in _held_out(engine, name, told):
             network = json.dumps(spec["training"]["network"], sort_keys=True)
             schedule = json.dumps(spec["schedule"], sort_keys=True)
             found.append(
@@ -103,7 +110,7 @@ def outcomes_frame(engine: sa.Engine, names: Sequence[str], counted: Counted = l
     return as_frame(found, OUTCOME_COLUMNS)
 
 
-def differences_frame(engine: sa.Engine, names: Sequence[str]) -> pd.DataFrame:
+def differences_frame(engine: sa.Engine, names: Sequence[str], told: Told | None = None) -> pd.DataFrame:
     """Differences of held-out distances, second minus first: within each study to its baseline, and between the tuned
     pairs of every two studies. Distances with other metrics do not compare and are left out.
 
@@ -113,7 +120,7 @@ def differences_frame(engine: sa.Engine, names: Sequence[str]) -> pd.DataFrame:
     found = []
     tuned: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in names:
-        measured = {role: result for role, _, _, _, result in _held_out(engine, name)}
+        measured = {role: result for role, _, _, _, result in _held_out(engine, name, told)}
         start = measured.get("baseline")
         for role, result in measured.items():
             if start is not None and role != "baseline" and result["metric"] == start["metric"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards import figures, frames, outcome_figures, outcome_frames, progress_figures, progress_frames
+from dashboards import figures, frames, outcome_figures, progress_figures, progress_frames
 from dashboards.published import STRATEGIES, published_frame
 from dashboards.reader import Reader
 from models.schedule import FAMILIES
@@ -77,7 +77,7 @@ TIMELINE = Plot(
     "The alternation",
     "A line for each phase and round, a bar for each thing it did. Diamonds are decisions, with the paired gain over "
     "what was there before (± one standard error).",
-    lambda reader, choice: progress_frames.timeline_frame(reader.engine, choice.study),
+    lambda reader, choice: reader.timeline(choice.study),
     lambda frame, reader, choice: progress_figures.timeline(frame),
 )
 DISTANCE = Plot(
@@ -160,7 +160,7 @@ DIFFERENCES = Plot(
     "Differences of held-out distances",
     "With 95% confidence intervals. Paired: both were measured with the same labels and noise, so that what they share "
     "cancels. Below 0 the first-named is better.",
-    lambda reader, choice: outcome_frames.differences_frame(reader.engine, choice.studies or (choice.study,)),
+    lambda reader, choice: reader.differences(choice.studies or (choice.study,)),
     lambda frame, reader, choice: outcome_figures.differences(frame),
 )
 TASKS = Plot(

@@ -5,6 +5,7 @@ Times are UTC.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from autonat.storage.tables import journal, results, studies, tasks
-from dashboards.frames import STUDY, as_frame, find_study, mask_ratio_from, study_state
+from dashboards.frames import STUDY, Measured, as_frame, find_study, mask_ratio_from, read_measured, study_state
 
 TIMELINE_COLUMNS = {
     "phase": "str",
@@ -63,42 +64,44 @@ def ledger_version(engine: sa.Engine) -> str:
         return str(tuple(connection.execute(sa.select(*marks).select_from(tasks)).one()))
 
 
-def timeline_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+def timeline_frame(engine: sa.Engine, study: str, measured: Sequence[Measured] | None = None) -> pd.DataFrame:
     """The alternation, one row for each stretch of one phase, round and purpose.
+
+    measured: the study's requests, where they have been read already (``frames.read_measured``).
 
     Columns: phase, round, purpose; start (the end of the stretch before, or the study's creation) and end (its last
     record); requests; images (generated for results first asked for here); decided (what was settled in it), gain with
-    its standard error (paired, lower distance is a positive gain).
+    its standard error (paired, a lower distance is a positive gain).
     """
     row = find_study(engine, study)
     if row is None:
         return as_frame([], TIMELINE_COLUMNS)
+    if measured is None:
+        measured = read_measured(engine, row.id)
     with engine.connect() as connection:
-        entries = connection.execute(
+        settled = connection.execute(
             sa.select(
+                journal.c.number,
                 journal.c.phase,
                 journal.c.round,
                 journal.c.purpose,
-                journal.c.created_at,
-                journal.c.fingerprint,
-                sa.case((journal.c.purpose != "gradient", journal.c.decision)).label("decision"),
-                results.c.images,
-            )
-            .join(results, results.c.fingerprint == journal.c.fingerprint, isouter=True)
-            .where(journal.c.study_id == row.id)
-            .order_by(journal.c.number)
+                journal.c.created_at.label("asked_at"),
+                journal.c.decision,
+            ).where(journal.c.study_id == row.id, journal.c.decision.is_not(None), journal.c.purpose != "gradient")
         ).all()
+    entries: list[Any] = sorted([*measured, *settled], key=lambda entry: entry.number)
     found: list[dict[str, Any]] = []
     counted: set[str] = set()
     start = row.created_at
-    for (phase, round_, purpose), group in groupby(entries, key=_stretch):
+    for (phase, round_, purpose), group in groupby(entries, key=lambda each: (each.phase, each.round, each.purpose)):
         part = list(group)
+        asked = [entry for entry in part if isinstance(entry, Measured)]
         images = 0
-        for entry in part:
-            if entry.fingerprint is not None and entry.fingerprint not in counted:
+        for entry in asked:
+            if entry.fingerprint not in counted:
                 counted.add(entry.fingerprint)
-                images += entry.images or 0
-        facts = [json.loads(entry.decision) for entry in part if entry.decision]
+                images += entry.images
+        facts = [json.loads(entry.decision) for entry in part if not isinstance(entry, Measured)]
         last = facts[-1] if facts else {}
         found.append(
             {
@@ -106,21 +109,16 @@ def timeline_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
                 "round": round_,
                 "purpose": purpose,
                 "start": start,
-                "end": part[-1].created_at,
-                "requests": sum(entry.fingerprint is not None for entry in part),
+                "end": part[-1].asked_at,
+                "requests": len(asked),
                 "images": images,
                 "decided": mask_ratio_from(last["mask_ratio"]).label if "mask_ratio" in last else None,
                 "gain": last.get("gain"),
                 "gain_standard_error": last.get("gain_standard_error"),
             }
         )
-        start = part[-1].created_at
+        start = part[-1].asked_at
     return as_frame(found, TIMELINE_COLUMNS)
-
-
-def _stretch(entry: Any) -> tuple[str, int, str]:
-    """A descent's gradients and their confirmation stay apart; a decision belongs to what led to it."""
-    return entry.phase, entry.round, entry.purpose
 
 
 def tasks_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
