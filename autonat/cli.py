@@ -142,6 +142,8 @@ def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     base = summary["baseline"]["value"]
     for key, label in names.items():
         entry = summary[key]
+        if entry is None:  # the floor, where the metric's statistics come from a file
+            continue
         table.add_row(
             label,
             f"{entry['value']:.3f} +- {entry['standard_error']:.3f}",
@@ -669,6 +671,24 @@ def tokenize(
 
     options = Options(tokenizer, size, flip, split if official else None, batch_size, device, threads, label_column)
     write_tokens(source, out, options, _console())
+
+
+@app.command(
+    "encode-captions", epilog="Example: autonat encode-captions val.tsv --clip CLIP-ViT-bigG-14 --out contexts.npy"
+)
+def encode_captions(
+    table: Annotated[Path, typer.Argument(help="Captions: .tsv or .csv with a header, or .parquet.")],
+    clip: Annotated[Path, typer.Option(help="A folder with CLIP's text encoder and tokenizer (transformers' layout).")],
+    out: Annotated[Path, typer.Option(help="The .npy to write; the same command goes on with an unfinished one.")],
+    column: Annotated[str, typer.Option(help="The column of captions.")] = "caption",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Captions encoded at once.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Encode captions for a text-conditional network: one row a caption, the null context last."""
+    from autonat.captions_command import run as encode
+
+    encode(table, clip, out, _console(), column=column, dtype=dtype, batch_size=batch_size, device=device)
 
 
 @app.command(epilog="Example: autonat delete quickstart --yes")

@@ -1,4 +1,4 @@
-"""How far a pass over many images is: a bar on a terminal, a line now and then elsewhere."""
+"""How far a pass over many images or captions is: a bar on a terminal, a line now and then elsewhere."""
 
 import time
 
@@ -9,16 +9,24 @@ LINE_EVERY_SECONDS = 15.0
 
 
 class ImageProgress:
-    """Counts images up to ``total``; ``done`` of them were finished by an earlier run and say nothing about speed."""
+    """Counts images (`what`) up to ``total``; ``done`` of them were finished by an earlier run and say nothing about
+    speed."""
 
-    def __init__(self, console: Console, total: int, done: int = 0, every_seconds: float = LINE_EVERY_SECONDS) -> None:
-        self._console, self._total, self._done = console, total, done
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        done: int = 0,
+        every_seconds: float = LINE_EVERY_SECONDS,
+        what: str = "images",
+    ) -> None:
+        self._console, self._total, self._done, self._what = console, total, done, what
         self._first, self._every_seconds = done, every_seconds
         self._started = self._spoke = time.monotonic()
-        columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self._bar.disable = not console.is_terminal
-        self._task = self._bar.add_task("images", total=total, completed=done)
+        self._task = self._bar.add_task(what, total=total, completed=done)
 
     def __enter__(self) -> "ImageProgress":
         self._bar.start()
@@ -40,7 +48,7 @@ class ImageProgress:
         self._spoke = now
         rate = (done - self._first) / (now - self._started)
         left = (self._total - done) / rate
-        self.say(f"{done:,} of {self._total:,} images, {rate:,.1f} a second, about {_duration(left)} left")
+        self.say(f"{done:,} of {self._total:,} {self._what}, {rate:,.1f} a second, about {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:
