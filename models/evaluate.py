@@ -16,7 +16,7 @@ from models.frechet import Reference, Statistics, standard_error
 from models.images import ImageSet
 from models.noise import DeviceNoise
 from models.random_streams import stream
-from models.sample import Noise, StreamNoise, first_step_logits, sample
+from models.sample import FirstStepLogits, Noise, StreamNoise, sample
 from models.schedule import GenerationSchedule
 from models.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ class Block:
     random_labels: bool = False
 
 
-# The first step's table of logits is worth its memory up to here; beyond, the first step is computed like any other.
+# The first step's table of logits is worth its memory up to here; beyond, classes are computed like any other step.
 LARGEST_TABLE_BYTES = {"cpu": 2**27, "cuda": 2**31}
 
 
@@ -58,12 +58,7 @@ class Generator:
             )
         self.network, self.tokenizer, self.precision = network, tokenizer, precision
         self.device = next(network.parameters()).device
-        config = network.config
-        entries = (config.num_classes + 1) * config.num_tokens * config.codebook_size
-        self.first_logits = None
-        if 4 * entries <= LARGEST_TABLE_BYTES.get(self.device.type, 0):
-            with self.precisely():
-                self.first_logits = first_step_logits(network)
+        self.first_logits = FirstStepLogits(network, LARGEST_TABLE_BYTES.get(self.device.type, 0))
 
     def precisely(self) -> Any:
         """A context in which the network runs at this generator's precision."""
