@@ -170,7 +170,7 @@ def running_frame(ledger: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
             share, loss = state["step"] / state["steps"], state.get("loss")
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             continue  # it ended in this moment
-        found.append({"what": f"training {path.name[:8]}", "done": share, "loss": loss})
+        found.append({"what": f"training {path.name.partition('.')[0][:8]}", "done": share, "loss": loss})
     return as_frame(found, RUNNING_COLUMNS)
 
 

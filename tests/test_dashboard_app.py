@@ -1,0 +1,398 @@
+"""The dashboard without a browser: addresses, access, callbacks, files, and that it changes nothing."""
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
+from test_dashboards_studies import METRIC, Writer, whole_study
+
+from autonat.errors import UserError
+from autonat.storage.store import Store
+from dashboards import access, addresses, figures, frames, outcome_frames, progress_figures, progress_frames
+from dashboards.app import Dashboard, make_app
+from dashboards.database import open_readonly
+from dashboards.outcome_figures import COSTS, cost, differences
+from dashboards.plots import PLOTS, VIEWS, Choice
+from dashboards.published import AUTONAT_L_T8
+from dashboards.reader import Reader
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dashboard") / "autonat.db"
+    store = Store.open(str(path))
+    whole_study(store)
+    Writer(store, "empty")
+    failed = Writer(store, "failed", {"name": "failed"})
+    store.release(failed.id, "failed", error="broke <script>alert('x')</script>")
+    store.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(file):
+    return make_app(str(file))
+
+
+@pytest.fixture(scope="module")
+def reader(file):
+    return Reader(open_readonly(str(file)), file.parent)
+
+
+def ask(app, output, inputs, state=()):
+    """What a callback answers, as the browser gets it."""
+    outputs = [dict(zip(("id", "property"), each.split("."), strict=True)) for each in output.strip(".").split("...")]
+    body = {"output": output, "outputs": outputs, "inputs": inputs, "state": list(state), "changedPropIds": []}
+    answer = app.server.test_client().post("/_dash-update-component", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json["response"]
+
+
+# Addresses
+
+NAMES = st.text(min_size=1, max_size=20).filter(lambda name: name.strip("/") == name and name not in (".", ".."))
+
+
+@given(view=st.sampled_from(sorted(addresses.STUDY_VIEWS)), study=NAMES)
+def test_an_address_leads_back_to_its_view_and_study(view, study):
+    path, _, _ = addresses.address(view, study).partition("?")
+    assert re.fullmatch(r"[/!-~]+", path)
+    assert addresses.view_of(path) == (view, study)
+
+
+@given(st.text(max_size=60))
+def test_any_path_and_query_is_understood(text):
+    view, study = addresses.view_of(text)
+    assert bool(study) == (view in addresses.STUDY_VIEWS)
+    choice = addresses.choice_of(text, addresses.settings_of(text))
+    assert choice.number("iterate") is None or choice.number("iterate") >= 0
+    assert choice.one_of("over", figures.SPENT) in figures.SPENT
+
+
+def test_settings_of_an_address():
+    settings = addresses.settings_of("?studies=a,b,a&iterate=3&iterate=9&over=nonsense")
+    choice = addresses.choice_of("/compare", settings)
+    assert choice.studies == ("a", "b")
+    assert choice.number("iterate") == 3
+    assert choice.one_of("over", figures.SPENT) == "images"
+    assert addresses.address("compare", settings={"studies": "a,b", "x": ""}) == "/compare?studies=a,b"
+
+
+# Access
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.0.1", True), ("0.0.0.0", False), ("", False),
+     ("::", False), ("192.168.0.4", False), ("example.org", False)],
+)  # fmt: skip
+def test_loopback(host, expected):
+    assert access.is_loopback(host) == expected
+
+
+def test_another_name_for_this_machine_is_refused(app):
+    client = app.server.test_client()
+    assert client.get("/", headers={"Host": "evil.example:8050"}).status_code == 403
+    for name in ("localhost:8050", "127.0.0.1:8050", "[::1]:8050"):
+        assert client.get("/", headers={"Host": name}).status_code == 200
+
+
+def test_a_token_is_asked_for_once(file):
+    client = make_app(str(file), "secret-ä").server.test_client()
+    for path in ("/", "/study/whole", "/_dash-layout", "/csv/distance.csv?study=whole", "/?token=wrong", "/?token="):
+        answer = client.get(path)
+        assert (answer.status_code, "token" in answer.text) == (401, True)
+    assert client.post("/_dash-update-component", json={}).status_code == 401
+    answer = client.get("/compare?studies=whole&token=secret-ä")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/compare?studies=whole")
+    assert "HttpOnly" in answer.headers["Set-Cookie"]
+    assert "SameSite=Strict" in answer.headers["Set-Cookie"]
+    assert client.get("/study/whole").status_code == 200
+    other = client.get("//evil.example/?token=secret-ä")
+    assert not other.headers.get("Location", "/").startswith("//")
+
+
+def test_nothing_but_reading(app, file):
+    client = app.server.test_client()
+    for method in ("put", "delete", "patch"):
+        assert getattr(client, method)("/").status_code == 405
+    for path in ("/csv/nothing.csv", "/picture/grid/0.png?study=../../etc", "/picture/..%2f0.png", "/assets/../app.py"):
+        answer = client.get(path)
+        assert answer.status_code == 404 or answer.text == client.get("/").text  # a page's address that is none
+    engine = open_readonly(str(file))
+    with pytest.raises(OperationalError, match="readonly"), engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM studies")
+
+
+def test_looking_changes_no_byte(file, app):
+    def digest():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    before = digest()
+    board = Dashboard(str(file))
+    for name in ("studies", "facts", "state", "decisions", "running", "troubles"):
+        board.panel(name, Choice("whole"), ())
+    for plots in VIEWS.values():
+        for plot in plots:
+            plot.figure(board.reader, Choice("whole", ("whole",)))
+    assert digest() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no database at all\n" * 100])
+def test_a_database_that_is_none(tmp_path, content):
+    path = tmp_path / "file.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"no database at|not a database|holds no autonat studies"):
+        open_readonly(str(path))
+    with pytest.raises(UserError, match=r"cannot read database URL|cannot use database"):
+        open_readonly("nonsense://x:y:z")
+
+
+# Pages and callbacks
+
+
+@pytest.mark.parametrize("study", ["whole", "empty", "failed", "no such study"])
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_every_plot_of_every_study(reader, view, study):
+    for plot in VIEWS[view]:
+        figure = plot.figure(reader, Choice(study, (study,), {"iterate": "1"}))
+        assert figure.layout.height > 100
+        assert json.loads(figure.to_json())["layout"]["template"]
+        if study != "whole" and plot.name != "published":
+            assert len(figure.data) or "yet" in figure.layout.annotations[0].text
+        for axis in figure.select_xaxes():
+            assert axis.title.text or axis.visible is False or view == "schedule"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/study/whole", "/schedule/empty", "/mask-ratio/failed", "/compare", "/cost", "/x/y"]
+)
+def test_pages(app, path):
+    output = "..menu.children...page.children.."
+    answer = ask(
+        app,
+        output,
+        [{"id": "url", "property": "pathname", "value": path}],
+        [{"id": "url", "property": "search", "value": ""}],
+    )
+    text = json.dumps(answer)
+    assert "Studies" in text
+    assert ("No such study" in text) is False
+
+
+def test_a_page_of_an_unknown_study_says_so(app):
+    answer = ask(
+        app,
+        "..menu.children...page.children..",
+        [{"id": "url", "property": "pathname", "value": "/study/none"}],
+        [{"id": "url", "property": "search", "value": ""}],
+    )
+    assert "No such study" in json.dumps(answer)
+
+
+def test_the_version_changes_with_the_journal_alone(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "growing")
+    reader = Reader(open_readonly(str(tmp_path / "autonat.db")), tmp_path)
+    first = reader.version()
+    assert reader.version() == first
+    writer.measured("schedule", 0, "confirmation", 3.0)
+    assert reader.version() != first
+    store.close()
+
+
+def test_rows_are_read_once_and_frames_are_the_same(tmp_path, monkeypatch):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "growing")
+    reader = Reader(open_readonly(str(tmp_path / "autonat.db")), tmp_path)
+    seen = []
+    read = frames.read_measured
+    monkeypatch.setattr(frames, "read_measured", lambda *given: seen.append(read(*given)) or seen[-1])
+    for number in range(4):
+        writer.measured("schedule", 0, "confirmation", 3.0 - number, seed=number)
+        pd.testing.assert_frame_equal(
+            reader.evaluations("growing"),
+            frames.evaluations_frame(store.engine, "growing", measured=read(store.engine, writer.id)),
+        )
+    assert [len(rows) for rows in seen] == [1, 1, 1, 1]
+    store.release(writer.id, "finished", summary={})
+    store.delete("growing")
+    Writer(store, "growing")
+    assert reader.evaluations("growing").empty  # another study of that name, even under the same id
+    store.close()
+
+
+def test_the_list_is_searched_and_sorted(file):
+    board = Dashboard(str(file))
+
+    def shown(**settings):
+        text = json.dumps(
+            board.panel("studies", Choice(settings=settings), ["whole"]).to_plotly_json(),
+            default=lambda part: part.to_plotly_json(),
+        )
+        return re.findall(r'"href": "/study/(\w+)"', text), text
+
+    assert shown()[0] == ["failed", "empty", "whole"]
+    assert shown(sort="name")[0] == ["empty", "failed", "whole"]
+    assert shown(sort="tuned")[0][0] == "whole"
+    assert shown(sort="images")[0][0] == "whole"
+    assert shown(search="MPT")[0] == ["empty"]
+    assert shown(search="(")[0] == []
+    assert '"value": ["whole"]' in shown()[1]  # what was picked stays picked
+
+
+def test_csv_is_the_frame(app, reader):
+    client = app.server.test_client()
+    for plot in PLOTS.values():
+        answer = client.get(f"/csv/{plot.name}.csv?study=whole&studies=whole")
+        assert answer.mimetype == "text/csv"
+        frame = plot.frame(reader, Choice("whole", ("whole",)))
+        table = pd.read_csv(io.StringIO(answer.text))
+        assert list(table.columns) == list(frame.columns)
+        assert len(table) == len(frame)
+    values = pd.read_csv(io.StringIO(client.get("/csv/distance.csv?study=whole").text))["value"]
+    assert list(values) == list(reader.evaluations("whole")["value"])
+
+
+def test_pictures_come_from_the_background(app, file, monkeypatch):
+    board = Dashboard(str(file))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pairs.json", json.dumps(["baseline: arccos", "schedule, round 0: arccos"]))
+    answers = [None, "checkpoint x is missing", buffer.getvalue()]
+    texts = []
+    for answer in answers:
+        monkeypatch.setattr(board.background, "output", lambda *_, answer=answer: answer)
+        texts.append(str(board.panel("pictures", Choice("whole"), ())))
+    assert "painting" in texts[0]
+    assert "checkpoint x is missing" in texts[1]
+    assert "/picture/grid/0.png?study=whole" in texts[2]
+    assert "/picture/steps/1.png?study=whole" in texts[2]
+    assert board.ends("images", "whole") == {"pair": 1}
+
+
+# Frames and figures of this module's own
+
+
+def test_timeline(reader):
+    frame = reader.timeline("whole")
+    assert list(zip(frame["phase"], frame["purpose"], strict=True))[:3] == [
+        ("set-up", "training"), ("schedule", "warm start"), ("schedule", "gradient"),
+    ]  # fmt: skip
+    assert frame["images"].sum() == reader.evaluations("whole")["images_spent"].iloc[-1]
+    assert (frame["start"].iloc[1:].reset_index(drop=True) == frame["end"].iloc[:-1].reset_index(drop=True)).all()
+    decided = frame[frame["decided"].notna()]
+    assert list(decided["decided"]) == ["arccos", "Beta(6, 3)"]
+    figure = progress_figures.timeline(frame)
+    assert "gain 1.1 ± 0.05" in [each.text for each in figure.layout.annotations]
+
+
+def test_differences_are_paired_where_they_can_be(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    whole_study(store, "one")
+    frame = outcome_frames.differences_frame(store.engine, ["one"])
+    assert list(frame["difference"]) == pytest.approx([2.3 - 2.9, 1.4 - 2.9])
+    assert frame["is_paired"].all()
+    assert (frame["standard_error"] == 0).all()  # the shares of this study are all alike
+    rng = np.random.default_rng(0)
+    shares, others = rng.normal(size=50), rng.normal(size=50)
+    one = {"value": 2.0, "standard_error": 0.3, "num_images": 50, "metric": METRIC, "seed": 1, "shares": shares}
+    other = one | {"value": 1.0, "shares": others, "standard_error": 0.4}
+    paired = outcome_frames._difference("a", one, "b", other)
+    gaps = others - shares
+    assert paired["standard_error"] == pytest.approx(gaps.std(ddof=1) / 50**0.5)
+    assert paired["high"] - paired["low"] == pytest.approx(2 * 2.009575 * paired["standard_error"], rel=1e-6)
+    apart = outcome_frames._difference("a", one, "b", other | {"seed": 2})
+    assert (apart["is_paired"], apart["standard_error"]) == (False, pytest.approx(0.5))
+    assert len(differences(frame).data) == 1
+    store.close()
+
+
+def test_costs(reader):
+    frame = reader.outcomes(["whole"])
+    assert list(frame["role"]) == ["baseline", "tuned schedule", "tuned pair"]
+    assert list(frame["milliseconds"]) == [1.0, 1.0, 1.0]  # a second for a thousand images
+    assert list(frame["num_steps"]) == [3, 3, 3]
+    for over in ("milliseconds", "num_steps"):
+        assert list(cost(frame, over).data[0].y) == [2.9, 2.3, 1.4]
+    assert frame["tflops"].isna().all()
+    assert set(COSTS) == {"milliseconds", "tflops", "num_steps"}
+
+
+def test_tasks_and_what_is_at_work(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "busy")
+    with store.engine.begin() as connection:
+        now = frames.datetime.now(frames.UTC)
+        common = {
+            "study_id": writer.id, "kind": "evaluation", "fingerprint": "0123456789", "host": "h", "pid": 1,
+            "driver": "d", "submitted_at": now, "started_at": now, "seconds": 1.5, "images": 100, "blocks": None,
+            "error": None, "finished_at": None, "peak_memory": None,
+        }  # fmt: skip
+        rows = [
+            common
+            | {
+                "id": 1,
+                "worker": "w0",
+                "attempt": 1,
+                "state": "done",
+                "finished_at": now,
+                "blocks": "0-3",
+                "peak_memory": 2**21,
+            },
+            common
+            | {"id": 2, "worker": "w1", "attempt": 2, "state": "failed", "finished_at": now, "error": "<b>lost</b>"},
+            common | {"id": 3, "worker": "w1", "attempt": 1, "state": "running"},
+        ]
+        connection.execute(sa.insert(progress_frames.tasks), rows)
+    frame = progress_frames.tasks_frame(store.engine, "busy")
+    assert list(frame["outcome"]) == ["done", "failed", "running"]
+    assert list(frame["label"]) == ["01234567, blocks 0-3", "01234567", "01234567"]
+    assert frame["peak_memory_mb"].iloc[0] == 2.0
+    figure = progress_figures.tasks(frame)
+    assert [trace.name for trace in figure.data] == ["evaluation", "failed", "tried again"]
+    assert "&lt;b&gt;lost" in figure.data[1].customdata[0]
+    (tmp_path / "abc.progress.json").write_text(json.dumps({"step": 30, "steps": 120, "loss": 1.5}))
+    (tmp_path / "def.progress.json").write_text("{")
+    running = progress_frames.running_frame(frame, tmp_path)
+    assert list(running["what"]) == ["evaluation 01234567", "training abc"]
+    assert running["done"].iloc[1] == 0.25
+    board = Dashboard(str(tmp_path / "autonat.db"))
+    assert "lost" in str(board.panel("troubles", Choice("busy"), ()))
+    version = board.version()
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.update(progress_frames.tasks).where(progress_frames.tasks.c.id == 3).values(finished_at=now)
+        )
+        connection.execute(
+            sa.insert(progress_frames.tasks), [common | {"id": 4, "worker": "w0", "attempt": 1, "state": "running"}]
+        )
+    assert board.version() != version
+    store.close()
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=400), st.integers(2, 60))
+def test_thinning_keeps_the_best(values, most):
+    frame = pd.DataFrame({"value": values})
+    kept = figures.thinned(frame, most)
+    assert len(kept) <= most + 2
+    assert kept["value"].min() == frame["value"].min()
+    assert kept.index.is_monotonic_increasing
+    assert len(kept) == len(frame) or len(frame) > most
+
+
+def test_published_numbers_are_labelled(reader):
+    assert AUTONAT_L_T8.num_steps == 8
+    figure = PLOTS["published"].figure(reader, Choice())
+    assert all("published" in trace.name for trace in figure.data)
+    assert "published" in figure.layout.yaxis.title.text
