@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench bench-sampling clean
+.PHONY: quickstart test check bench bench-sampling bench-store clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -29,6 +29,9 @@ bench: $(VENV)/installed  ## side-by-side measurements
 
 bench-sampling: $(VENV)/installed  ## tokens a second of the sampler against the plain rule
 	$(BIN)/python -m benchmarks.sampling_networks
+
+bench-store: $(VENV)/installed  ## the driver's own time for a block, and queries beside 100,000 results, on both databases
+	$(BIN)/python -m benchmarks.store
 
 clean:
 	rm -rf $(VENV)

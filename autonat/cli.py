@@ -130,9 +130,13 @@ def _mask_ratio_label(data: dict[str, Any]) -> str:
 def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     from rich.table import Table
 
+    from autonat import metric_columns
+
     table = Table(title=f"Study {name}: {summary['metric']}, seeds the search never saw", title_justify="left")
     for column, justify in (("", "left"), ("distance", "right"), ("of the default", "right"), ("images", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for column in metric_columns.headings(summary):
+        table.add_column(column, justify="right")
     names = {
         "baseline": "default network and schedule",
         "tuned_schedule": "tuned schedule, same network",
@@ -149,10 +153,11 @@ def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
             f"{entry['value']:.3f} +- {entry['standard_error']:.3f}",
             f"{entry['value'] / base:.2f}",
             f"{entry['num_images']:,}",
+            *metric_columns.cells(summary, key),
         )
     table.caption = (
         f"{summary['images_spent']:,} images spent by the search, {summary['trainings']} trainings, {seconds:.0f} s. "
-        "+- is one standard error."
+        "+- is one standard error." + metric_columns.caption(summary)
     )
     return table
 
@@ -173,7 +178,7 @@ def _schedule_table(schedule: dict[str, Any], title: str) -> Any:
 
 def _result_json(row: "StudyRow", summary: dict[str, Any]) -> dict[str, Any]:
     keys = ("baseline", "tuned_schedule", "tuned", "floor", "images_spent", "trainings", "mask_ratio", "schedule")
-    content = {key: summary[key] for key in keys}
+    content = {key: summary[key] for key in keys} | {"metrics": summary.get("metrics")}
     return content | {"metric": summary["metric"], "seconds": row.seconds, "study": row.name}
 
 

@@ -81,6 +81,21 @@ def test_the_command_line_starts_light():
     assert not loaded & HEAVY
 
 
+def test_studies_are_listed_and_shown_without_torch(tmp_path):
+    """The ledger included: whoever looks after a study does not wait for networks."""
+    path = tmp_path / "results.db"
+    loaded_after(f"from autonat.storage.store import Store; Store.open({str(path)!r}).claim('s', '{{}}')")
+    run = "from autonat.cli import app; app({}, standalone_mode=False)"
+    for command in (["list"], ["show", "s", "--tasks"], ["stop", "--help"]):
+        code = run.format([*command, "--db", str(path)] if command[-1] != "--help" else command)
+        loaded = loaded_after(f"import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()): {code}")
+        assert not loaded & (HEAVY - {"sqlalchemy"}), command
+
+
+def test_a_worker_process_is_light_until_it_works():
+    assert "torch" not in loaded_after("import autonat.execution.executor")
+
+
 def test_an_executor_is_light_until_it_works():
     """A worker process imports it before it can ignore Ctrl-C."""
     assert "optuna" not in loaded_after("import autonat.execution.executor, autonat.execution.ray_executor")

@@ -86,6 +86,7 @@ tasks = sa.Table(
     sa.Column("images", sa.BigInteger, nullable=False),
     sa.Column("peak_memory", sa.BigInteger),
 )
+sa.Index("tasks_study", tasks.c.study_id, tasks.c.id)
 sa.Index("tasks_study_state", tasks.c.study_id, tasks.c.state)
 sa.Index("tasks_fingerprint", tasks.c.fingerprint)
 

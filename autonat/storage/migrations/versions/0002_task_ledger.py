@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("images", sa.BigInteger, nullable=False),
         sa.Column("peak_memory", sa.BigInteger),
     )
+    op.create_index("tasks_study", "tasks", ["study_id", "id"])
     op.create_index("tasks_study_state", "tasks", ["study_id", "state"])
     op.create_index("tasks_fingerprint", "tasks", ["fingerprint"])
     op.create_table(
