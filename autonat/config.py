@@ -159,6 +159,7 @@ def _not_finite(value: Any, where: str) -> list[str]:
 
 
 PhaseName = Literal["schedule", "mask_ratio"]
+MetricName = Literal["fid", "isc", "kid", "kid_rbf", "prc"]  # models.metrics.METRICS
 
 
 class Recipe(Strict):
@@ -166,7 +167,8 @@ class Recipe(Strict):
 
     phases: what is searched, `schedule`, `mask_ratio` or both in turn. checkpoint: a trained network's file, whose
     schedule alone can then be searched; `mask_ratio` is then what its authors say it was trained with. compute: where
-    training and evaluations run, and how exactly.
+    training and evaluations run, and how exactly. metrics: what is measured of the held-out images beside the Frechet
+    distance, which always is.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -188,6 +190,7 @@ class Recipe(Strict):
     block_size: int = Field(100, ge=2)
     budget_images: int | None = Field(None, ge=1)
     held_out_images: int = 10_000
+    metrics: tuple[MetricName, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +236,11 @@ class Recipe(Strict):
             raise ValueError("a `checkpoint` is not trained any more: leave out `training` and set phases: [schedule]")
         if len(set(self.phases)) < len(self.phases):
             raise ValueError("phases names one twice")
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError("metrics names one twice")
+        for name in {"fid", "isc"} & set(self.metrics):
+            if isinstance(self.features, ClassifierConfig):
+                raise ValueError(f"metrics: {name} needs Inception; the digits' features have kid, kid_rbf and prc")
         if isinstance(self.data, TokenData) != isinstance(self.features, InceptionConfig):
             raise ValueError("data in files is measured with features.kind inception, the digits with a classifier")
         if isinstance(self.data, TokenData) and self.checkpoint is None and self.data.tokens is None:
@@ -284,7 +292,26 @@ class Recipe(Strict):
             except FileError as error:
                 raise UserError(f"{key}: {error}") from error
             _put(data, tuple(key.split(".")), lambda _, file=looked_at: asdict(file))
+        self._check_reference()
         return Recipe.model_validate(data)
+
+    def _check_reference(self) -> None:
+        """Raises UserError where metrics need single real images and the reference file has statistics alone."""
+        if not isinstance(self.features, InceptionConfig) or not {"kid", "kid_rbf", "prc"} & set(self.metrics):
+            return
+        from models.inception import InceptionFeatures
+        from models.statistics_files import StatisticsError, read_statistics
+
+        try:
+            stored = read_statistics(self.features.reference.place, InceptionFeatures.dimensions)
+        except StatisticsError as error:
+            raise UserError(f"features.reference: {error}") from error
+        if stored.features is None:
+            raise UserError(
+                f"features.reference: {self.features.reference.path} has no single images' features, which "
+                f"{', '.join(name for name in self.metrics if name not in ('fid', 'isc'))} need: "
+                "`autonat statistics --keep 10000` keeps some"
+            )
 
 
 # Where in a recipe there may be files.

@@ -8,18 +8,30 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from autonat.errors import StudyStopped, UserError
 from autonat.execution.executor import Done, Executor
 from autonat.execution.listener import SILENT
 from autonat.execution.task_ledger import Ledger
-from autonat.execution.tasks import EvaluationTask, ProbeTask, ReferenceTask, Task, TrainTask
+from autonat.execution.tasks import (
+    EvaluationTask,
+    MetricsTask,
+    ProbeTask,
+    RealFeaturesTask,
+    ReferenceTask,
+    Task,
+    TrainTask,
+)
 from autonat.specs import (
     Differences,
     Evaluation,
     EvaluationSpec,
     FeatureSpec,
+    MeasuredSpec,
+    Metrics,
     MetricSpec,
+    MetricsSpec,
     ProbeSpec,
     Result,
     Spec,
@@ -28,6 +40,7 @@ from autonat.specs import (
 )
 from autonat.storage.store import Store
 from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
+from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
 
 Say = Callable[[str], None]
 
@@ -79,7 +92,7 @@ class Memo:
                 known[name] = found
         missing = [spec for name, spec in wanted.items() if name not in known]
         self._train([spec for spec in missing if isinstance(spec, TrainSpec | FeatureSpec)])
-        measured = [spec for spec in missing if isinstance(spec, EvaluationSpec | ProbeSpec)]
+        measured = [spec for spec in missing if isinstance(spec, MeasuredSpec)]
         # A measurement needs its networks: trained by now as a rule, trained again where a file is lost or damaged.
         parts = [part for spec in measured for part in (spec.training, spec.features)]
         needed = {fingerprint(part): part for part in parts if isinstance(part, TrainSpec | FeatureSpec)}
@@ -87,6 +100,7 @@ class Memo:
         torch.set_num_threads(1)
         self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec)])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
+        self._measure([spec for spec in measured if isinstance(spec, MetricsSpec)])
         for name, spec in wanted.items():
             if name not in known:
                 found = self._recorded(spec)
@@ -204,4 +218,27 @@ class Memo:
         groups = [
             (spec, [ProbeTask(spec, block, bases[spec][1]) for block in range(spec.num_blocks)]) for spec in specs
         ]
+        self._by_spec(groups, finish)
+
+    def _measure(self, specs: Sequence[MetricsSpec]) -> None:
+        real: dict[MetricSpec, Tensor] = {}
+        for features in {spec.features for spec in specs}:
+            for _, rows_MD, _ in self._perform([RealFeaturesTask(features)]):
+                real[features] = rows_MD
+
+        def finish(spec: MetricsSpec, blocks: list[MetricBlock], seconds: float) -> None:
+            rows_MD = real[spec.features]
+            sampled = sum(len(block.features_BD) for block in blocks)
+            metrics = Metrics(
+                values=merged_metrics(spec.names, blocks, rows_MD),
+                metric=spec.features.metric,
+                seed=spec.seed,
+                num_images=spec.num_images,
+                sampled_images=sampled,
+                reference_images=len(rows_MD),
+                kid_subset_images=kid_subset_images(spec.names, sampled, len(rows_MD)),
+            )
+            self._record(spec, metrics, seconds)
+
+        groups = [(spec, [MetricsTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)

@@ -11,7 +11,7 @@ from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
-from autonat.specs import EvaluationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
+from autonat.specs import MeasuredSpec, ProbeSpec, Spec, TrainSpec, fingerprint
 from models.data import Data, DataSizes, TokenData, sizes_of
 from models.evaluate import Block, Generator
 from models.networks import build_network
@@ -34,13 +34,13 @@ class Plan:
     seconds: float | None  # None where this machine has no such device to calibrate on
 
 
-def forward_passes(spec: EvaluationSpec | ProbeSpec) -> int:
+def forward_passes(spec: MeasuredSpec) -> int:
     """Network passes over one image, both branches counted, summed over the spec's images.
 
     The first step is read from a table. A probe at step t runs the steps after t.
     """
     num_steps = spec.schedule.num_steps
-    if isinstance(spec, EvaluationSpec):
+    if not isinstance(spec, ProbeSpec):
         return spec.num_images * _passes(spec.schedule)
     later = sum(num_steps - 1 - probe.step for probe in spec.probes)
     return spec.num_images * 2 * (2 * (num_steps - 1) + later)
@@ -59,16 +59,15 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     for spec in landscape.fulfilled:
         asked.setdefault(fingerprint(spec), spec)
     trainings = [spec for spec in asked.values() if isinstance(spec, TrainSpec)]
-    evaluations = [spec for spec in asked.values() if isinstance(spec, EvaluationSpec)]
-    gradients = [spec for spec in asked.values() if isinstance(spec, ProbeSpec)]
-    measured: list[EvaluationSpec | ProbeSpec] = [*evaluations, *gradients]
+    measured = [spec for spec in asked.values() if isinstance(spec, MeasuredSpec)]
+    gradients = [spec for spec in measured if isinstance(spec, ProbeSpec)]
     passes = sum(forward_passes(spec) for spec in measured)
     seconds = None
     if recipe.compute.device == "cpu" or torch.cuda.is_available():
         seconds = _seconds(recipe, workers, len(trainings), passes)
     return Plan(
         trainings=len(trainings),
-        evaluations=len(evaluations),
+        evaluations=len(measured) - len(gradients),
         gradients=len(gradients),
         images=sum(spec.images for spec in asked.values()),
         forward_passes=passes,

@@ -157,7 +157,36 @@ class ProbeSpec:
         return self.num_images * (2 + len(self.probes))
 
 
-Spec = FeatureSpec | TrainSpec | EvaluationSpec | ProbeSpec
+@dataclass(frozen=True, slots=True)
+class MetricsSpec:
+    """Generate the images of the evaluation with the same seed and count, and measure the metrics of `names` (see
+    ``models.metrics``), which look at single images. Result: Metrics."""
+
+    training: GeneratorSpec
+    features: MetricSpec
+    schedule: GenerationSchedule
+    seed: int
+    num_images: int
+    block_size: int
+    names: tuple[str, ...]
+    compute: Compute = Compute()
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.num_images, self.block_size)
+
+    @property
+    def num_blocks(self) -> int:
+        return self.num_images // self.block_size
+
+    @property
+    def images(self) -> int:
+        """Images generated for this result."""
+        return self.num_images
+
+
+# What is computed in blocks of images.
+MeasuredSpec = EvaluationSpec | ProbeSpec | MetricsSpec
+Spec = FeatureSpec | TrainSpec | MeasuredSpec
 
 
 def _check_blocks(num_images: int, block_size: int) -> None:
@@ -241,13 +270,31 @@ class Differences:
         return math.fsum(sums) / len(sums), standard_error(sums)
 
 
-Result = Features | Trained | Evaluation | Differences
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Further metrics of one sample, under torch-fidelity's keys.
+
+    num_images: generated, all of which the Inception Score reads. sampled_images: of these, whose features stand for
+    them in KID and precision/recall, beside `reference_images` real ones. kid_subset_images: in one of KID's subsets.
+    """
+
+    values: dict[str, float]
+    metric: str
+    seed: int
+    num_images: int
+    sampled_images: int
+    reference_images: int
+    kid_subset_images: int
+
+
+Result = Features | Trained | Evaluation | Differences | Metrics
 
 RESULT_OF = {
     "FeatureSpec": Features,
     "TrainSpec": Trained,
     "EvaluationSpec": Evaluation,
     "ProbeSpec": Differences,
+    "MetricsSpec": Metrics,
 }
 
 

@@ -13,10 +13,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from autonat.execution.executor import Executor
 from autonat.memo import Memo
-from autonat.specs import EvaluationSpec, FeatureSpec, ProbeSpec, Spec, TrainSpec, fingerprint
+from autonat.specs import (
+    EvaluationSpec,
+    FeatureSpec,
+    MeasuredSpec,
+    MetricsSpec,
+    ProbeSpec,
+    Spec,
+    TrainSpec,
+    fingerprint,
+)
 from autonat.storage.store import Store
 
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FeatureSpec, TrainSpec, EvaluationSpec, ProbeSpec)}
+KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (FeatureSpec, TrainSpec, EvaluationSpec, ProbeSpec, MetricsSpec)
+}
 
 NewExecutor = Callable[[str], Executor]
 
@@ -66,7 +77,7 @@ def verify(store: Store, study_id: int, new_executor: NewExecutor, *, size: int,
         except ValueError as error:
             verdicts[name] = Verdict(kind, name, None, str(error))
     trainings = {name: spec for name, spec in specs.items() if isinstance(spec, TrainSpec | FeatureSpec)}
-    measured = {name: spec for name, spec in specs.items() if isinstance(spec, EvaluationSpec | ProbeSpec)}
+    measured = {name: spec for name, spec in specs.items() if isinstance(spec, MeasuredSpec)}
     for name, spec in measured.items():
         flaw = next((flaw for part in _networks(spec) if (flaw := _flaw(store, part)) is not None), None)
         if flaw is not None:
@@ -80,7 +91,7 @@ def verify(store: Store, study_id: int, new_executor: NewExecutor, *, size: int,
     return [verdicts[name] for name, _, _ in chosen]
 
 
-def _networks(spec: EvaluationSpec | ProbeSpec) -> list[TrainSpec | FeatureSpec]:
+def _networks(spec: MeasuredSpec) -> list[TrainSpec | FeatureSpec]:
     """What a measurement needs that was trained here."""
     return [part for part in (spec.training, spec.features) if isinstance(part, TrainSpec | FeatureSpec)]
 
@@ -98,7 +109,7 @@ def _compute(store: Store, specs: Sequence[Spec], new_executor: NewExecutor) -> 
     with TemporaryDirectory(prefix="autonat-verify-") as folder:
         scratch = Store.open(str(Path(folder) / "verify.db"))
         for spec in specs:
-            for part in _networks(spec) if isinstance(spec, EvaluationSpec | ProbeSpec) else ():
+            for part in _networks(spec) if isinstance(spec, MeasuredSpec) else ():
                 found = store.result(part)
                 assert found is not None
                 shutil.copy(store.artifacts.fetched(fingerprint(part)), scratch.artifacts.path(fingerprint(part)))

@@ -132,4 +132,9 @@ def with_conditions(network: Any, data: Data) -> Any:
             f"{place} has shape {contexts.shape}: {data.num_classes} captions and the null context need "
             f"[{data.num_classes + 1}, tokens, width]"
         )
-    return network.with_contexts(contexts[:-1], np.array(contexts[-1]))
+    if not np.issubdtype(contexts.dtype, np.floating):
+        raise FileError(f"{place} holds {contexts.dtype}, not the floating-point numbers of contexts")
+    try:
+        return network.with_contexts(contexts[:-1], np.array(contexts[-1]))
+    except ValueError as error:
+        raise FileError(f"{place} does not fit the network: {error}") from error

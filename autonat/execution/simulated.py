@@ -10,6 +10,8 @@ from autonat.specs import (
     EvaluationSpec,
     Features,
     FeatureSpec,
+    Metrics,
+    MetricsSpec,
     ProbeSpec,
     Result,
     Spec,
@@ -73,6 +75,9 @@ class SimulatedLandscape:
             return Features(0.99, self.floor / 2, 0.01, 500)
         if isinstance(spec, TrainSpec):
             return Trained(1.5)
+        if isinstance(spec, MetricsSpec):
+            values = dict.fromkeys(spec.names, self.true_distance(spec.schedule, spec.training.mask_ratio))
+            return Metrics(values, spec.features.metric, spec.seed, spec.num_images, spec.num_images, 0, 0)
         true = self.true_distance(spec.schedule, spec.training.mask_ratio)
         if isinstance(spec, EvaluationSpec):
             shares = self._noisy(true, spec, fingerprint(spec))

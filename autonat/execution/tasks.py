@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from autonat.specs import EvaluationSpec, FeatureSpec, MetricSpec, ProbeSpec, TrainSpec, fingerprint
+from autonat.specs import EvaluationSpec, FeatureSpec, MetricSpec, MetricsSpec, ProbeSpec, TrainSpec, fingerprint
 from models.frechet import Influence
 
 
@@ -33,13 +33,28 @@ class ProbeTask:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsTask:
+    """One block's features, and logits where a metric asks for them."""
+
+    spec: MetricsSpec
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceTask:
     """The real images' mean and covariance under a feature network."""
 
     spec: MetricSpec
 
 
-Task = TrainTask | EvaluationTask | ProbeTask | ReferenceTask
+@dataclass(frozen=True, slots=True)
+class RealFeaturesTask:
+    """Single real images' features under a feature network, or none where there is a file of statistics alone."""
+
+    spec: MetricSpec
+
+
+Task = TrainTask | EvaluationTask | ProbeTask | MetricsTask | ReferenceTask | RealFeaturesTask
 
 
 def kind_of(task: Task) -> str:
@@ -48,16 +63,18 @@ def kind_of(task: Task) -> str:
         return "training" if isinstance(task.spec, TrainSpec) else "features"
     if isinstance(task, EvaluationTask):
         return "base" if task.dithered else "evaluation"
+    if isinstance(task, MetricsTask):
+        return "metrics"
     return "probes" if isinstance(task, ProbeTask) else "reference"
 
 
 def block_of(task: Task) -> int | None:
-    return task.block if isinstance(task, EvaluationTask | ProbeTask) else None
+    return task.block if isinstance(task, EvaluationTask | ProbeTask | MetricsTask) else None
 
 
 def images_of(task: Task) -> int:
     """Images that the task generates; summed over a spec's tasks this is ``spec.images``."""
-    if isinstance(task, EvaluationTask):
+    if isinstance(task, EvaluationTask | MetricsTask):
         return task.spec.block_size
     return task.spec.block_size * (1 + len(task.spec.probes)) if isinstance(task, ProbeTask) else 0
 

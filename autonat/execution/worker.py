@@ -12,32 +12,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autonat.errors import UserError
-from autonat.execution.tasks import EvaluationTask, ProbeTask, ReferenceTask, Task, TrainTask
+from autonat.execution.tasks import (
+    EvaluationTask,
+    MetricsTask,
+    ProbeTask,
+    RealFeaturesTask,
+    ReferenceTask,
+    Task,
+    TrainTask,
+)
 from autonat.specs import (
     Compute,
     EvaluationSpec,
     Features,
     FeatureSpec,
     GeneratorSpec,
+    MeasuredSpec,
     MetricSpec,
-    ProbeSpec,
     Trained,
     TrainSpec,
     fingerprint,
 )
 from autonat.storage.artifacts import Artifacts, file_sha256
-from models.checkpoint import load_network, save_network
+from models.checkpoint import CheckpointError, load_network, save_network
 from models.data import tokenizer_of, training_tokens, with_conditions
 from models.evaluate import Block, Generator, evaluate_block, real_distance, reference_of
 from models.features import load_classifier, save_classifier, train_classifier
+from models.files import FileError
 from models.frechet import Reference, Statistics
 from models.images import image_set
 from models.inception import ADANAT, TORCH_FIDELITY, InceptionFeatures
+from models.metric_blocks import MetricBlock, metric_block, real_features
 from models.official import load_any
 from models.probes import probe_block
-from models.statistics_files import read_statistics
+from models.statistics_files import StatisticsError, read_statistics
 from models.train import train
 
 # How images reach Inception: as saved PNGs do, or unrounded.
@@ -54,19 +65,25 @@ class Worker:
         self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def perform(self, task: Task) -> tuple[Any, float]:
-        """The task's result and the seconds it took."""
+        """The task's result and the seconds it took. Raises UserError for a file that is not what the recipe says."""
         started = time.perf_counter()
-        result: Any
+        try:
+            result = self._perform(task)
+        except (FileError, CheckpointError, StatisticsError) as error:
+            raise UserError(str(error)) from error
+        return result, time.perf_counter() - started
+
+    def _perform(self, task: Task) -> Any:
         if isinstance(task, TrainTask):
             spec = task.spec
-            result = self._train(spec) if isinstance(spec, TrainSpec) else self._train_features(spec)
-        elif isinstance(task, EvaluationTask):
-            result = self._evaluate(task)
-        elif isinstance(task, ProbeTask):
-            result = self._probe(task)
-        else:
-            result = self._reference(task)
-        return result, time.perf_counter() - started
+            return self._train(spec) if isinstance(spec, TrainSpec) else self._train_features(spec)
+        if isinstance(task, EvaluationTask):
+            return self._evaluate(task)
+        if isinstance(task, ProbeTask):
+            return self._probe(task)
+        if isinstance(task, MetricsTask):
+            return self._metrics(task)
+        return self._real_features(task) if isinstance(task, RealFeaturesTask) else self._reference(task)
 
     def _keep(self, kind: str, path: Path, load: Any) -> Any:
         """Load once per file; the file's identity is part of the key, so that a replaced one is read anew."""
@@ -140,7 +157,7 @@ class Worker:
         floor, error = real_distance(network, data)
         return Features(accuracy, floor, error, len(data.test_images)), file_sha256(path)
 
-    def _block(self, spec: EvaluationSpec | ProbeSpec, index: int) -> Block:
+    def _block(self, spec: MeasuredSpec, index: int) -> Block:
         labels = spec.labels if isinstance(spec, EvaluationSpec) else "balanced"
         return Block(index, spec.num_blocks, spec.block_size, spec.seed, labels == "random")
 
@@ -164,6 +181,23 @@ class Worker:
             spec.probes,
             self._block(spec, task.block),
         )
+
+    def _metrics(self, task: MetricsTask) -> MetricBlock:
+        spec = task.spec
+        return metric_block(
+            self.generator(spec.training, spec.compute),
+            self.features(spec.features),
+            spec.schedule,
+            self._block(spec, task.block),
+            spec.names,
+        )
+
+    def _real_features(self, task: RealFeaturesTask) -> Tensor:
+        spec = task.spec
+        if isinstance(spec, FeatureSpec):
+            return real_features(self.features(spec), image_set(spec.data))
+        sample = read_statistics(spec.reference.place, InceptionFeatures.dimensions).features
+        return torch.empty(0, InceptionFeatures.dimensions) if sample is None else sample
 
     def _reference(self, task: ReferenceTask) -> Reference:
         spec = task.spec

@@ -16,7 +16,9 @@ from autonat.specs import (
     FeatureSpec,
     GeneratorSpec,
     InceptionSpec,
+    Metrics,
     MetricSpec,
+    MetricsSpec,
     TrainSpec,
     derived_seed,
 )
@@ -95,6 +97,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     evaluations = yield from lab.evaluate(
         Phase("held-out", rounds, "report"), [lab.evaluation(pair, recipe.held_out_images, seed) for pair in pairs]
     )
+    metrics = yield from _further_metrics(lab, Phase("held-out", rounds, "metrics"), pairs, recipe, seed)
     return {
         "metric": lab.features.metric,
         "baseline": _report(evaluations[0]),
@@ -104,12 +107,39 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "test_accuracy": None if features is None else features.test_accuracy,
         "images_spent": searched_images,
         "rounds": rounds,
+        "metrics": metrics,
         "baseline_mask_ratio": asdict(baseline.mask_ratio),
         "baseline_schedule": asdict(baseline.schedule),
         "first_schedule": asdict(tuned_schedule.schedule),
         "mask_ratio": asdict(best.mask_ratio),
         "schedule": asdict(best.schedule),
     }
+
+
+def _further_metrics(
+    lab: Laboratory, phase: Phase, pairs: list[Pair], recipe: Recipe, seed: int
+) -> Program[dict[str, Any] | None]:
+    """What the recipe's `metrics` say of the held-out images, by the summary's names of the pairs; None without any."""
+    names = tuple(name for name in recipe.metrics if name != "fid")
+    if not names:
+        return None
+    specs = tuple(
+        MetricsSpec(
+            pair.training,
+            lab.features,
+            pair.schedule,
+            seed,
+            recipe.held_out_images,
+            recipe.block_size,
+            names,
+            recipe.compute,
+        )
+        for pair in pairs
+    )
+    results = yield Ask(phase, specs)
+    assert results is not None
+    found = [asdict(result) for result in results if isinstance(result, Metrics)]
+    return dict(zip(("baseline", "tuned_schedule", "tuned"), found, strict=True))
 
 
 def _report(evaluation: Evaluation) -> dict[str, Any]:

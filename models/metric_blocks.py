@@ -1,0 +1,83 @@
+"""Metrics that look at single images (IS, KID, precision and recall), block by block like everything else.
+
+B images a block, N in all, D features, C classes of Inception. Blocks hand over the rows that a sample of all images
+holds, so 50,000 x 2,048 features are never together; the Inception Score takes every image's logits, as published.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.evaluate import Block, Generator
+from models.features import DigitClassifier
+from models.images import ImageSet
+from models.metrics import FeatureSample, report_metrics
+from models.schedule import GenerationSchedule
+
+SAMPLE_IMAGES = 10_000
+KID_SUBSET_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class MetricBlock:
+    """One block's share: float32 features of the block's sampled images [at most B, D], and logits [B, C] or none."""
+
+    features_BD: Tensor
+    logits_BC: Tensor | None
+
+
+def sampled_numbers(num_images: int, capacity: int = SAMPLE_IMAGES) -> Tensor:
+    """Which of `num_images` images a ``FeatureSample`` of this capacity holds, in order: known before any is made."""
+    return FeatureSample.of(torch.empty(num_images, 0), 0, capacity).numbers
+
+
+@torch.inference_mode()
+def metric_block(
+    generator: Generator,
+    features: Any,
+    schedule: GenerationSchedule,
+    block: Block,
+    names: Sequence[str],
+    capacity: int = SAMPLE_IMAGES,
+) -> MetricBlock:
+    """Generate one block and keep what the metrics of `names` need of it.
+
+    capacity: images in the sample of all blocks' images. features: a feature network; ``isc`` needs one with logits
+    (``models.inception``). Raises ValueError without.
+    """
+    images = generator.decode(generator.tokens(schedule, block), features.images)
+    logits_BC = None
+    if "isc" in names:
+        if not hasattr(features, "features_and_logits"):
+            raise ValueError(f"the Inception Score needs Inception's logits, {features.name} has none")
+        features_BD, logits_BC = features.features_and_logits(images)
+    else:
+        features_BD = features.features(images)
+    first = block.index * block.size
+    sampled = sampled_numbers(block.num_blocks * block.size, capacity)
+    rows = sampled[(sampled >= first) & (sampled < first + block.size)] - first
+    return MetricBlock(features_BD[rows.to(features_BD.device)].cpu(), logits_BC)
+
+
+def kid_subset_images(names: Sequence[str], num_generated: int, num_real: int) -> int:
+    """Images in one of KID's subsets: a thousand, or all where there are fewer; 0 where no KID is asked for."""
+    asked = any(name in ("kid", "kid_rbf") for name in names)
+    return min(KID_SUBSET_IMAGES, num_generated, num_real) if asked else 0
+
+
+@torch.inference_mode()
+def merged_metrics(names: Sequence[str], blocks: Sequence[MetricBlock], real_MD: Tensor) -> dict[str, float]:
+    """Values under torch-fidelity's keys. blocks: all of them, in their order. real: features of real images."""
+    generated_ND = torch.cat([block.features_BD for block in blocks])
+    logits = [block.logits_BC for block in blocks if block.logits_BC is not None]
+    subset = kid_subset_images(names, len(generated_ND), len(real_MD))
+    return report_metrics(names, generated_ND, real_MD, torch.cat(logits) if logits else None, kid_subset_size=subset)
+
+
+@torch.inference_mode()
+def real_features(features: DigitClassifier, data: ImageSet) -> Tensor:
+    """The training images' features [M, D], what generated ones are compared with."""
+    return features.features(torch.from_numpy(data.train_images))
