@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import flask
 import sqlalchemy as sa
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
 from dash.exceptions import PreventUpdate
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -196,7 +196,7 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
         return no_update if version == known else version
 
     @app.callback(
-        Output({"type": "plot", "name": ALL}, "figure"),
+        Output({"type": "fresh", "name": ALL}, "data"),
         Output({"type": "plot", "name": ALL}, "style"),
         Output({"type": "csv", "name": ALL}, "href"),
         controls,
@@ -217,7 +217,7 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
             figure.update_layout(
                 template=template(dark="dark" in look),
                 dragmode=False if "touch" in look else "zoom",
-                # The same text as before keeps zoom, hidden traces and selections.
+                # The same text as before keeps zoom and hidden traces: see `carry` in assets/dashboard.js.
                 uirevision=f"{path} {settings.get('over')} {settings.get('cost')} {settings.get('studies')}",
             )
             drawn.append(figure)
@@ -279,6 +279,13 @@ def _clientside(app: Dash) -> None:
 
     app.clientside_callback(function("look"), Output("look", "data"), Input("switch", "n_clicks"))
     app.clientside_callback(function("share"), Output("nothing", "data"), *controls)
+    app.clientside_callback(
+        function("carry"),
+        Output({"type": "plot", "name": MATCH}, "figure"),
+        Input({"type": "fresh", "name": MATCH}, "data"),
+        State({"type": "plot", "name": MATCH}, "id"),
+        prevent_initial_call=True,
+    )
     app.clientside_callback(
         function("compare"), Output("compare-link", "href"), Input({"type": "pick", "name": ALL}, "value")
     )

@@ -177,6 +177,7 @@ def _plot(plot: Plot) -> html.Section:
         [
             html.H2(plot.title),
             html.P(plot.reading, className="soft"),
+            dcc.Store(id=_id("fresh", plot.name)),
             dcc.Graph(
                 id=_id("plot", plot.name),
                 responsive=True,

@@ -33,6 +33,28 @@
       }
       return dash_clientside.no_update;
     },
+    // A new figure takes over what a person did to the one before: zoom and hidden traces. Plotly would do so by its
+    // uirevision, but Dash writes a zoom into its own copy of the figure, after which Plotly takes it for the server's.
+    carry: (fresh, id) => {
+      if (!fresh) return dash_clientside.no_update;
+      const section = [...document.querySelectorAll(".plot")].find(
+        part => part.querySelector(`[data-plot="${CSS.escape(id.name)}"]`));
+      const plot = section?.querySelector(".js-plotly-plot");
+      const before = section?.served;
+      const figure = structuredClone(fresh);
+      if (plot && before && before.layout.uirevision === fresh.layout.uirevision) {
+        for (const [key, axis] of Object.entries(plot.layout)) {
+          if (!/^[xy]axis\d*$/.test(key) || !axis?.range) continue;
+          const served = before.layout[key]?.range;
+          const own = served ? axis.autorange !== true && String(served) !== String(axis.range) : axis.autorange === false;
+          if (own) figure.layout[key] = {...figure.layout[key], range: [...axis.range], autorange: false};
+        }
+        const hidden = new Set(plot.data.filter(trace => trace.visible === "legendonly").map(trace => trace.name));
+        for (const trace of figure.data) if (hidden.has(trace.name)) trace.visible = "legendonly";
+      }
+      if (section) section.served = fresh;
+      return figure;
+    },
     compare: picks => {
       const names = picks.flat();
       return "/compare" + (names.length ? "?studies=" + names.map(encodeURIComponent).join(",") : "");
