@@ -130,7 +130,7 @@ def test_gradients(case):
 
 def test_gradients_were_compared():
     whole = {key.removesuffix("_f64") for case in GRADIENTS for key in Recorded(NAME, f"grad/{case}")}
-    assert {"context", "context_embed.weight", "token_emb.word_embeddings.weight", "mlm_layer.bias"} <= whole
+    assert {"context", "context_embed.bias", "token_emb.word_embeddings.weight", "mlm_layer.bias"} <= whole
 
 
 def test_training_masks():
