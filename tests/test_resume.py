@@ -72,7 +72,7 @@ def end_of(database):
         ),
         "checkpoints": {path.name: file_sha256(path) for path in sorted(store.artifacts.folder.iterdir())},
         "png": png.read_bytes(),
-        "schedule": schedule.read_text(),
+        "schedule": [line for line in schedule.read_text().splitlines() if '"date"' not in line],
     }
     store.close()
     return left
@@ -144,11 +144,16 @@ def test_killed_at_many_moments(uninterrupted, nursery, tmp_path, seed):
             break
         assert status == -signal.SIGKILL
         assert Store.open(str(database), readonly=True).study("tiny").state == "killed"
+        assert query(database, "SELECT count(*) FROM tasks WHERE state = 'running'")[0][0] <= 1
         kills += 1
         if progress_of(database)[1]:
             in_training += 1
         else:
             between_results += 1
+    # What was in flight at each kill is lost, and nothing else; no task is left running.
+    states = dict(query(database, "SELECT state, count(*) FROM tasks GROUP BY 1"))
+    assert set(states) <= {"done", "lost"}
+    assert states.get("lost", 0) <= kills
     assert kills >= 8
     assert in_training >= 2
     assert between_results >= 2
@@ -192,6 +197,39 @@ def test_driver_with_workers_killed_while_training_and_while_evaluating(uninterr
     end = end_of(database)
     for key, value in uninterrupted[1].items():
         assert end[key] == value, key
+
+
+@pytest.mark.slow
+def test_workers_killed_while_they_work(uninterrupted, tmp_path):
+    """The study goes on by itself; the ledger names every worker that died, and nothing stays running."""
+    database = watched_database(tmp_path / "study.db")
+    command = ["run", str(write_recipe(tmp_path)), "--db", str(database), "--workers", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "autonat", *command], stdout=subprocess.DEVNULL)
+    moments = [
+        ("a training", "SELECT pid FROM tasks WHERE kind = 'training' AND state = 'running'"),
+        ("a measurement", "SELECT pid FROM tasks WHERE kind = 'evaluation' ORDER BY id DESC"),
+        ("a gradient", "SELECT pid FROM tasks WHERE kind IN ('base', 'probes') ORDER BY id DESC"),
+    ]
+    killed = []
+    try:
+        for what, statement in moments:
+            rows = wait_for(lambda statement=statement: query(database, statement), what)
+            alive = [pid for (pid,) in rows if is_running(pid)] or children(process.pid)
+            for pid in alive[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+    finally:
+        assert process.wait() == 0
+    assert len(killed) == len(moments)
+    assert query(database, "SELECT * FROM again") == []
+    assert query(database, "SELECT count(*) FROM tasks WHERE state NOT IN ('done', 'failed')") == [(0,)]
+    failed = query(database, "SELECT pid, attempt, error FROM tasks WHERE state = 'failed'")
+    assert failed
+    assert all(pid in killed and "killed" in error for pid, _, error in failed)
+    done = query(database, "SELECT sum(images) FROM tasks WHERE state = 'done'")
+    assert done == query(database, "SELECT sum(images) FROM results")
+    assert end_of(database) == uninterrupted[1]
 
 
 @pytest.mark.slow
