@@ -17,7 +17,12 @@ from studies_for_tests import run_cli, run_ok
 
 from models.captions import CONTEXT_TOKENS, ClipEncoder, read_captions
 from models.context_files import encode_captions
-from models.files import FileError
+from models.data import Captions, TokenData, with_conditions
+from models.evaluate import Block, Generator
+from models.files import File, FileError
+from models.networks import build_network
+from models.schedule import PRESETS
+from models.uvit import TextUViTConfig
 
 CAPTIONS = ["a red bicycle", "Two  dogs, one BALL!", "x", "a very long caption " * 12, 'the word "quoted" & café']
 
@@ -207,6 +212,47 @@ def test_tables_give_the_captions_back(tmp_path_factory, captions):
     folder = tmp_path_factory.mktemp("tables")
     for ending in ("tsv", "csv", "parquet"):
         assert read_captions(write_table(folder / f"table.{ending}", captions, "text"), "text") == captions
+
+
+class Codes:
+    """A tokenizer by its codebook alone."""
+
+    codebook_size = 11
+
+
+def painter_of(contexts, path, tokens=4):
+    """A generator of a small text network with the contexts of a file."""
+    network = build_network(
+        TextUViTConfig(tokens, Codes.codebook_size, 0, 8, 1, 3, contexts.shape[1], contexts.shape[2])
+    ).initialise(torch.Generator().manual_seed(0))
+    np.save(path, contexts)
+    data = TokenData("x", File("none"), len(contexts) - 1, (2, 2), Codes.codebook_size, None, Captions(File(str(path))))
+    return Generator(with_conditions(network.eval(), data), Codes())
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 23), st.integers(1, 8), st.integers(0, 2**32))
+def test_twice_as_many_images_as_captions_use_each_caption_twice(tmp_path_factory, count, parts, seed):
+    """Whatever the blocks: captions are stratified like classes."""
+    contexts = np.zeros((count + 1, 2, 3), np.float32)
+    generator = painter_of(contexts, tmp_path_factory.getbasetemp() / "contexts.npy")
+    size = max(size for size in range(1, 2 * count + 1) if 2 * count % size == 0 and size <= 2 * count / parts)
+    blocks = [Block(index, 2 * count // size, size, seed) for index in range(2 * count // size)]
+    labels = torch.cat([generator.labels(block) for block in blocks])
+    assert torch.equal(labels.bincount(minlength=count), torch.full((count,), 2))
+
+
+def test_a_network_reads_what_the_encoder_wrote(clip, tmp_path):
+    """Label i is row i, and the class after the last is the empty string."""
+    out = tmp_path / "contexts.npy"
+    encode_captions(CAPTIONS, ClipEncoder(clip), out)
+    generator = painter_of(np.load(out), tmp_path / "copy.npy")
+    assert generator.network.config.num_classes == generator.network.null_class == len(CAPTIONS)
+    found = generator.network.contexts(torch.tensor([3, len(CAPTIONS), 0]))
+    expected = directly(clip, [CAPTIONS[3], "", CAPTIONS[0]])[1]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=2e-6)
+    tokens = generator.tokens(PRESETS["muse-initial"](2, "muse"), Block(0, 1, 10, 0))
+    assert (tuple(tokens.shape), int(tokens.min()) >= 0, int(tokens.max()) < 11) == ((10, 4), True, True)
 
 
 def bad_table(what, folder):
