@@ -15,7 +15,7 @@ from models.features import ClassifierConfig
 from models.files import File, FileError, as_file
 from models.mask_ratio import AnyMaskRatio, ArccosMaskRatio
 from models.networks import NetworkConfig
-from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule
+from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule, resampled
 from models.train import TrainingConfig
 
 
@@ -26,12 +26,16 @@ class Strict(BaseModel):
 
 
 class ScheduleStart(Strict):
-    """Where the schedule starts: a preset for `num_steps` steps, or the four families of values written out."""
+    """Where the schedule starts: a preset for `num_steps` steps, or the four families of values written out.
+
+    interpolate: take values for another number of steps and interpolate them over t/T.
+    """
 
     num_steps: int = Field(ge=1)
     preset: Literal["maskgit-cosine", "linear", "autonat-initial", "muse-initial"] = "maskgit-cosine"
     rule: DecodingRule = "enat"
     values: dict[str, tuple[float, ...]] | None = None
+    interpolate: bool = False
 
     @model_validator(mode="after")
     def _build(self) -> "ScheduleStart":
@@ -44,14 +48,24 @@ class ScheduleStart(Strict):
         if set(self.values) != set(FAMILIES):
             raise ValueError(f"schedule.values needs exactly the keys {', '.join(FAMILIES)}")
         schedule = GenerationSchedule(**self.values, rule=self.rule)
+        if self.interpolate:
+            return resampled(schedule, self.num_steps)
         if schedule.num_steps != self.num_steps:
             raise ValueError(f"schedule.values has {schedule.num_steps} steps, num_steps says {self.num_steps}")
         return schedule
 
 
 class WarmStart(Strict):
-    """TPE over the smooth family. `batch` trials are asked for at a time, whatever the number of workers."""
+    """A black-box search, as a rule over the smooth family. `batch` trials are asked for at a time, whatever the number
+    of workers.
 
+    sampler: Optuna's TPE, CMA-ES, Gaussian process, or random points. space: `family`, a few shape parameters, or
+    `values`, all 4T - 2 of them. ratio_shape: the family's mask ratios.
+    """
+
+    sampler: Literal["tpe", "cmaes", "gp", "random"] = "tpe"
+    space: Literal["family", "values"] = "family"
+    ratio_shape: Literal["cosine_power", "beta_cdf"] = "cosine_power"
     trials: int = Field(40, ge=1)
     random_trials: int = Field(12, ge=1)
     batch: int = Field(4, ge=1)
@@ -60,10 +74,20 @@ class WarmStart(Strict):
 
 
 class Descent(Strict):
-    """Finite-difference descent. `difference` and `learning_rate` are in units of each family's scale."""
+    """Finite-difference descent. `difference` and `learning_rate` are in units of each family's scale.
 
+    estimator: `population`, every image under a perturbation of its own, or `probes`, central differences value by
+    value. A gradient takes `images` at a time until the cosine of its angle to the truth is estimated at `confidence`,
+    or `max_images` are spent (`images` unless given). check_every: so many iterations apart the walk is compared with
+    where it was; what is confirmed worse is taken back and the rate halved. 0: never.
+    """
+
+    estimator: Literal["population", "probes"] = "population"
     iterations: int = Field(12, ge=1)
-    images: int = 500
+    images: int = 1000
+    max_images: int | None = None
+    confidence: float = Field(0.7, gt=0, lt=1)
+    check_every: int = Field(0, ge=0)
     difference: float = Field(0.3, gt=0)
     learning_rate: float = Field(0.15, gt=0)
     momentum: float = Field(0.8, ge=0, lt=1)
@@ -95,6 +119,36 @@ class StagedSearch(Strict):
         if self.warm_start is None and self.descent is None:
             raise ValueError("a staged search needs a warm start, a descent or both")
         return self
+
+
+class BlackBoxSearch(Strict):
+    """One of Optuna's optimisers alone, on all values (or the family), confirmed as ever."""
+
+    method: Literal["tpe", "cmaes", "gp", "random"]
+    space: Literal["family", "values"] = "values"
+    trials: int = Field(200, ge=1)
+    random_trials: int = Field(16, ge=1)
+    batch: int = Field(4, ge=1)
+    images: int = 500
+    keep: int = Field(3, ge=1)
+    confirmation_images: int = 2000
+
+
+class SPSASearch(Strict):
+    """Simultaneous perturbation stochastic approximation, two evaluations a step; units as in Descent."""
+
+    method: Literal["spsa"] = "spsa"
+    iterations: int = Field(100, ge=1)
+    images: int = 500
+    difference: float = Field(0.3, gt=0)
+    learning_rate: float = Field(0.5, gt=0)
+    scales: dict[str, float] = {
+        "mask_ratios": 1.0,
+        "sampling_temperatures": 0.5,
+        "choice_temperatures": 1.5,
+        "guidance_scales": 1.0,
+    }
+    confirmation_images: int = 2000
 
 
 class OfficialSearch(Strict):
@@ -159,6 +213,7 @@ def _not_finite(value: Any, where: str) -> list[str]:
 
 
 PhaseName = Literal["schedule", "mask_ratio"]
+AnySearch = StagedSearch | BlackBoxSearch | SPSASearch | OfficialSearch
 MetricName = Literal["fid", "isc", "kid", "kid_rbf", "prc"]  # models.metrics.METRICS
 
 
@@ -182,11 +237,13 @@ class Recipe(Strict):
     schedule: ScheduleStart
     mask_ratio: AnyMaskRatio = Field(ArccosMaskRatio(), discriminator="kind")
     phases: tuple[PhaseName, ...] = Field(("schedule", "mask_ratio"), min_length=1)
-    search: StagedSearch | OfficialSearch = Field(StagedSearch(), discriminator="method")
+    search: AnySearch = Field(StagedSearch(), discriminator="method")
     # The schedule search of later rounds, which starts from a tuned schedule; the same one unless given.
     later_search: StagedSearch | None = None
     beta: BetaSearch = BetaSearch()
     rounds: int = Field(1, ge=1)
+    # Other numbers of steps that the tuned pair's schedule is carried over to and tuned for, each from its neighbour.
+    front: tuple[int, ...] = ()
     block_size: int = Field(100, ge=2)
     budget_images: int | None = Field(None, ge=1)
     held_out_images: int = 10_000
@@ -236,6 +293,8 @@ class Recipe(Strict):
             raise ValueError("a `checkpoint` is not trained any more: leave out `training` and set phases: [schedule]")
         if len(set(self.phases)) < len(self.phases):
             raise ValueError("phases names one twice")
+        if any(steps < 1 or steps == self.schedule.num_steps for steps in self.front):
+            raise ValueError("front takes numbers of steps from 1 on, other than schedule.num_steps")
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError("metrics names one twice")
         for name in {"fid", "isc"} & set(self.metrics):
@@ -261,19 +320,32 @@ class Recipe(Strict):
             if self.beta.retune is not None:
                 counts["beta.retune.images"] = self.beta.retune.images
         for where, search in (("search", self.search), ("later_search", self.later_search)):
-            if isinstance(search, OfficialSearch):
-                counts[f"{where}.images"] = search.images
-            elif search is not None:
+            if search is None:
+                continue
+            if not isinstance(search, OfficialSearch):
                 counts[f"{where}.confirmation_images"] = search.confirmation_images
-                if search.warm_start is not None:
-                    counts[f"{where}.warm_start.images"] = search.warm_start.images
-                if search.descent is not None:
-                    counts[f"{where}.descent.images"] = search.descent.images
+            if not isinstance(search, StagedSearch):
+                counts[f"{where}.images"] = search.images
+                continue
+            if search.warm_start is not None:
+                counts[f"{where}.warm_start.images"] = search.warm_start.images
+            if search.descent is not None:
+                counts[f"{where}.descent.images"] = search.descent.images
+                self._check_descent(f"{where}.descent", search.descent)
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
         if num_classes <= self.block_size and self.block_size % num_classes:
             raise ValueError(f"block_size {self.block_size} must be a multiple of the {num_classes} classes")
+
+    def _check_descent(self, where: str, descent: Descent) -> None:
+        """A population's pairs must outnumber the values they tell apart, and pairs lie in one block."""
+        values = len(self.schedule.build().values())
+        if descent.estimator == "population":
+            if self.block_size % 2:
+                raise ValueError(f"{where}.estimator population needs an even block_size, got {self.block_size}")
+            if descent.images <= 2 * values:
+                raise ValueError(f"{where}.images must be above {2 * values}, twice the schedule's {values} values")
 
     def files(self) -> dict[str, File]:
         """Every file the study depends on, by its key in the recipe."""

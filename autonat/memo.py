@@ -17,6 +17,7 @@ from autonat.execution.task_ledger import Ledger
 from autonat.execution.tasks import (
     EvaluationTask,
     MetricsTask,
+    PopulationTask,
     ProbeTask,
     RealFeaturesTask,
     ReferenceTask,
@@ -24,6 +25,7 @@ from autonat.execution.tasks import (
     TrainTask,
 )
 from autonat.specs import (
+    Changes,
     Differences,
     Evaluation,
     EvaluationSpec,
@@ -32,6 +34,7 @@ from autonat.specs import (
     Metrics,
     MetricSpec,
     MetricsSpec,
+    PopulationSpec,
     ProbeSpec,
     Result,
     Spec,
@@ -41,6 +44,7 @@ from autonat.specs import (
 from autonat.storage.store import Store
 from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
 from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
+from models.population import PerturbedBlock, regress
 
 Say = Callable[[str], None]
 
@@ -100,6 +104,7 @@ class Memo:
         torch.set_num_threads(1)
         self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec)])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
+        self._perturb([spec for spec in measured if isinstance(spec, PopulationSpec)])
         self._measure([spec for spec in measured if isinstance(spec, MetricsSpec)])
         for name, spec in wanted.items():
             if name not in known:
@@ -218,6 +223,29 @@ class Memo:
         groups = [
             (spec, [ProbeTask(spec, block, bases[spec][1]) for block in range(spec.num_blocks)]) for spec in specs
         ]
+        self._by_spec(groups, finish)
+
+    def _perturb(self, specs: Sequence[PopulationSpec]) -> None:
+        def finish(spec: PopulationSpec, blocks: list[PerturbedBlock], seconds: float) -> None:
+            reference = self._references[fingerprint(spec.features)]
+            merged = merge_all(Statistics.of(torch.cat([block.forward_HD, block.backward_HD])) for block in blocks)
+            influence = reference.influence(merged)
+            changes, errors = regress(
+                [
+                    (
+                        block.signs_HP,
+                        influence.of_features(block.forward_HD) - influence.of_features(block.backward_HD),
+                    )
+                    for block in blocks
+                ]
+            )
+            value = reference.distance(merged.mean, merged.covariance)
+            result = Changes(value, spec.features.metric, spec.num_images, tuple(changes), tuple(errors))
+            self._record(spec, result, seconds)
+
+        for features in {spec.features for spec in specs}:
+            self._reference(features)
+        groups = [(spec, [PopulationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)
 
     def _measure(self, specs: Sequence[MetricsSpec]) -> None:

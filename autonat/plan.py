@@ -11,7 +11,7 @@ from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
-from autonat.specs import MeasuredSpec, ProbeSpec, Spec, TrainSpec, fingerprint
+from autonat.specs import MeasuredSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
 from models.data import Data, DataSizes, TokenData, sizes_of
 from models.evaluate import Block, Generator
 from models.networks import build_network
@@ -60,7 +60,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
         asked.setdefault(fingerprint(spec), spec)
     trainings = [spec for spec in asked.values() if isinstance(spec, TrainSpec)]
     measured = [spec for spec in asked.values() if isinstance(spec, MeasuredSpec)]
-    gradients = [spec for spec in measured if isinstance(spec, ProbeSpec)]
+    gradients = [spec for spec in measured if isinstance(spec, ProbeSpec | PopulationSpec)]
     passes = sum(forward_passes(spec) for spec in measured)
     seconds = None
     if recipe.compute.device == "cpu" or torch.cuda.is_available():

@@ -158,6 +158,37 @@ class ProbeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PopulationSpec:
+    """Measure what moving each schedule value from `lows` to `highs` does to the distance, every image under a
+    perturbation of its own (``models.population``). Result: Changes."""
+
+    training: GeneratorSpec
+    features: MetricSpec
+    schedule: GenerationSchedule
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
+    seed: int
+    num_images: int
+    block_size: int
+    compute: Compute = Compute()
+
+    def __post_init__(self) -> None:
+        _check_blocks(self.num_images, self.block_size)
+        if self.block_size % 2:
+            raise ValueError(f"block_size {self.block_size} must be even: images come in pairs")
+        if not len(self.lows) == len(self.highs) == len(self.schedule.values()):
+            raise ValueError("lows and highs need one value for each of the schedule's")
+
+    @property
+    def num_blocks(self) -> int:
+        return self.num_images // self.block_size
+
+    @property
+    def images(self) -> int:
+        return self.num_images
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSpec:
     """Generate the images of the evaluation with the same seed and count, and measure the metrics of `names` (see
     ``models.metrics``), which look at single images. Result: Metrics."""
@@ -185,7 +216,7 @@ class MetricsSpec:
 
 
 # What is computed in blocks of images.
-MeasuredSpec = EvaluationSpec | ProbeSpec | MetricsSpec
+MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec
 Spec = FeatureSpec | TrainSpec | MeasuredSpec
 
 
@@ -256,6 +287,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of the distance by schedule value, from the lower to the upper end, with their standard errors.
+
+    value: the distance of the perturbed images, all perturbations mixed: higher than the schedule's own.
+    """
+
+    value: float
+    metric: str
+    num_images: int
+    changes: tuple[float, ...]
+    standard_errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Differences:
     """Changes of the distance: blocks[b][p] is probe p's in block b. `value` is the base's distance."""
 
@@ -287,13 +332,14 @@ class Metrics:
     kid_subset_images: int
 
 
-Result = Features | Trained | Evaluation | Differences | Metrics
+Result = Features | Trained | Evaluation | Differences | Changes | Metrics
 
 RESULT_OF = {
     "FeatureSpec": Features,
     "TrainSpec": Trained,
     "EvaluationSpec": Evaluation,
     "ProbeSpec": Differences,
+    "PopulationSpec": Changes,
     "MetricsSpec": Metrics,
 }
 
@@ -305,6 +351,8 @@ def result_from_dict(kind: str, data: dict[str, Any]) -> Result:
         data["shares"] = tuple(data["shares"])
     if kind == "ProbeSpec":
         data["blocks"] = tuple(tuple(block) for block in data["blocks"])
+    if kind == "PopulationSpec":
+        data["changes"], data["standard_errors"] = tuple(data["changes"]), tuple(data["standard_errors"])
     return RESULT_OF[kind](**data)
 
 

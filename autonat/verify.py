@@ -18,6 +18,7 @@ from autonat.specs import (
     FeatureSpec,
     MeasuredSpec,
     MetricsSpec,
+    PopulationSpec,
     ProbeSpec,
     Spec,
     TrainSpec,
@@ -26,7 +27,7 @@ from autonat.specs import (
 from autonat.storage.store import Store
 
 KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (FeatureSpec, TrainSpec, EvaluationSpec, ProbeSpec, MetricsSpec)
+    kind.__name__: kind for kind in (FeatureSpec, TrainSpec, EvaluationSpec, ProbeSpec, PopulationSpec, MetricsSpec)
 }
 
 NewExecutor = Callable[[str], Executor]

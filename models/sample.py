@@ -64,12 +64,15 @@ class StreamNoise:
 
 @dataclass(frozen=True)
 class Knobs:
-    """The schedule's four values at one step. `dither` in [0, 1) is added to L r before the floor."""
+    """The schedule's four values at one step. `dither` in [0, 1) is added to L r before the floor.
+
+    Temperatures and guidance may differ from image to image: tensors [B, 1, 1], for the choice temperature [B, 1].
+    """
 
     mask_ratio: float
-    sampling_temperature: float
-    choice_temperature: float
-    guidance_scale: float
+    sampling_temperature: float | Tensor
+    choice_temperature: float | Tensor
+    guidance_scale: float | Tensor
     rule: str
     dither: float = 0.0
 
@@ -127,9 +130,9 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
+def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float | Tensor) -> Tensor:
     """cond + w (cond - uncond) (Ho & Salimans, arXiv 2207.12598, in AutoNAT's convention: w = 0 is no guidance)."""
-    if unconditional is None or scale == 0:
+    if unconditional is None or (not isinstance(scale, Tensor) and scale == 0):
         return conditional
     return conditional + scale * (conditional - unconditional)
 
@@ -158,7 +161,8 @@ def advance(
     noise_BNK = draw_noise_BLK
     if noise_BNK is not None and positions_BN.shape[1] != noise_BNK.shape[1]:
         noise_BNK = noise_BNK.gather(1, positions_BN[..., None].expand(-1, -1, logits_BNK.shape[-1]))
-    temperature = max(knobs.sampling_temperature, TEMPERATURE_FLOOR[knobs.rule])
+    floor, temperature = TEMPERATURE_FLOOR[knobs.rule], knobs.sampling_temperature
+    temperature = temperature.clamp(min=floor) if isinstance(temperature, Tensor) else max(temperature, floor)
     if knobs.rule == "muse":  # logits + tau g, which is the same draw as logits / tau + g
         tempered_BNK = logits_BNK if noise_BNK is None else logits_BNK + (temperature * noise_BNK).to(logits_BNK.dtype)
     else:

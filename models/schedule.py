@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
+
 DecodingRule = Literal["enat", "autonat", "muse"]
 
 FAMILIES = ("mask_ratios", "sampling_temperatures", "choice_temperatures", "guidance_scales")
@@ -96,6 +98,31 @@ class GenerationSchedule:
             families[family] = tuple(remaining[:length])
             remaining = remaining[length:]
         return GenerationSchedule(**families, rule=self.rule)
+
+
+def resampled(schedule: GenerationSchedule, num_steps: int) -> GenerationSchedule:
+    """The schedule for another number of steps: every family interpolated linearly over t/T.
+
+    Mask ratios run from 1 before the first step to 0 after the last; the other families keep their ends.
+    """
+    if num_steps < 1:
+        raise ValueError(f"the number of decoding steps must be at least 1, got {num_steps}")
+
+    def after_steps(count: int) -> list[float]:
+        return [(step + 1) / count for step in range(count)]
+
+    old, new = after_steps(schedule.num_steps), after_steps(num_steps)
+    families = {}
+    for family in FAMILIES:
+        length, known = family_length(family, num_steps), list(getattr(schedule, family))
+        if family == "mask_ratios":
+            values = np.interp(new[:length], [0.0, *old], [1.0, *known, 0.0])
+        elif known:
+            values = np.interp(new[:length], old[: len(known)], known)
+        else:  # one step has no choice temperature
+            values = np.zeros(length)
+        families[family] = tuple(float(value) for value in values)
+    return GenerationSchedule(**families, rule=schedule.rule)
 
 
 def components(num_steps: int) -> list[tuple[str, int]]:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 import pytest
 from studies_for_tests import Calling, die, die_once, fail_times, is_running, refuse, tiny_recipe, wait_for
 
-from autonat.config import Descent
 from autonat.errors import UserError
 from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 from autonat.execution.listener import ATTEMPTS, Listener, TaskFailedError
@@ -18,20 +17,23 @@ from autonat.execution.ray_executor import RayExecutor
 from autonat.execution.tasks import EvaluationTask, TrainTask
 from autonat.memo import Memo
 from autonat.search.alternation import start_of
-from autonat.search.descent import central_probes
-from autonat.specs import ProbeSpec, fingerprint
+from autonat.specs import PopulationSpec, ProbeSpec, fingerprint
 from autonat.storage.artifacts import file_sha256
 from autonat.storage.store import Store
+from models.probes import Probe
+from models.schedule import components
 
 
 def requests():
     lab, pair = start_of(tiny_recipe())
     evaluation = lab.evaluation(pair, 80, 5)
     random_labels = lab.evaluation(pair, 40, 6, random_labels=True)
-    probe = ProbeSpec(
-        pair.training, lab.features, pair.schedule, tuple(central_probes(pair.schedule, Descent())[::3]), 7, 60, 20
-    )
-    return [lab.features, pair.training, evaluation, random_labels, probe]
+    probes = tuple(Probe(family, step, 0.6) for family, step in components(pair.schedule.num_steps)[::3])
+    probe = ProbeSpec(pair.training, lab.features, pair.schedule, probes, 7, 60, 20)
+    lows = tuple(0.9 * value for value in pair.schedule.values())
+    highs = tuple(min(1.0, 1.1 * value + 0.01) for value in pair.schedule.values())
+    population = PopulationSpec(pair.training, lab.features, pair.schedule, lows, highs, 8, 60, 20)
+    return [lab.features, pair.training, evaluation, random_labels, probe, population]
 
 
 def outcome(executor, folder):
@@ -52,7 +54,14 @@ def outcome(executor, folder):
 def expected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expected")
     found = outcome(InProcessExecutor(str(folder / "artifacts")), folder)
-    assert [kind for kind, _ in found[0]] == ["Features", "Trained", "Evaluation", "Evaluation", "Differences"]
+    assert [kind for kind, _ in found[0]] == [
+        "Features",
+        "Trained",
+        "Evaluation",
+        "Evaluation",
+        "Differences",
+        "Changes",
+    ]
     return found
 
 

@@ -16,6 +16,7 @@ from models.schedule import (
     enat_linear,
     family_length,
     maskgit_cosine,
+    resampled,
 )
 
 
@@ -132,3 +133,30 @@ def test_components_names_every_value_once(num_steps):
     assert {family: sum(name == family for name, _ in named) for family in FAMILIES} == {
         family: family_length(family, num_steps) for family in FAMILIES
     }
+
+
+@given(schedules(max_steps=9), st.integers(1, 12))
+def test_resampling_keeps_the_number_of_steps_asked_for_and_the_range(schedule, num_steps):
+    found = resampled(schedule, num_steps)
+    assert (found.num_steps, found.rule) == (num_steps, schedule.rule)
+    for family in FAMILIES:
+        known = [*getattr(schedule, family), *([0.0, 1.0] if family == "mask_ratios" else [])] or [0.0]
+        assert all(min(known) <= value <= max(known) for value in getattr(found, family))
+
+
+@given(schedules(max_steps=6))
+def test_resampling_to_its_own_length_changes_nothing(schedule):
+    assert resampled(schedule, schedule.num_steps).values() == pytest.approx(schedule.values(), abs=1e-12)
+
+
+def test_resampling_puts_values_where_the_same_share_of_the_steps_is_done():
+    schedule = GenerationSchedule((0.5,), (1.0, 2.0), (3.0,), (0.0, 4.0))
+    found = resampled(schedule, 4)
+    assert found.mask_ratios == pytest.approx((0.75, 0.5, 0.25))
+    assert found.sampling_temperatures == pytest.approx((1.0, 1.0, 1.5, 2.0))
+    assert found.guidance_scales == pytest.approx((0.0, 0.0, 2.0, 4.0))
+
+
+def test_resampling_to_no_steps():
+    with pytest.raises(ValueError, match="at least 1"):
+        resampled(maskgit_cosine(4), 0)

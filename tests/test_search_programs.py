@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 from studies_for_tests import tiny_recipe
 
-from autonat.config import BetaSearch, Descent, OfficialSearch, StagedSearch, WarmStart
+from autonat.config import BetaSearch, BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
 from autonat.execution.simulated import SimulatedLandscape
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate, start_of
-from autonat.search.confirm import confirm
-from autonat.search.coordinates import RANGE
+from autonat.search.confirm import DECISIVE, LOOKS, confirm, duel, race
+from autonat.search.coordinates import RANGE, coordinates_of
+from autonat.search.descent import measure_gradient
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Phase
 from autonat.search.schedule_search import tune_schedule
-from autonat.specs import EvaluationSpec, ProbeSpec, TrainSpec, fingerprint
+from autonat.specs import EvaluationSpec, PopulationSpec, ProbeSpec, TrainSpec, fingerprint
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
 from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine
 
@@ -67,8 +68,8 @@ def test_one_stage_alone_gains(name, share, seed):
     settings = BOTH.model_copy(update={{"warm_start": "descent", "descent": "warm_start"}[name]: None})
     start, verdict = tuned(settings, landscape, seed)
     before, after = truth(landscape, start) - landscape.floor, truth(landscape, verdict.pair) - landscape.floor
-    # The descent runs with a probe a gradient, the warm start without.
-    assert any(isinstance(spec, ProbeSpec) for spec in landscape.fulfilled) == (name == "descent")
+    # The descent measures gradients, the warm start none.
+    assert any(isinstance(spec, ProbeSpec | PopulationSpec) for spec in landscape.fulfilled) == (name == "descent")
     assert after - 1.0 < share * (before - 1.0)  # 1.0: what the untuned mask ratio costs
 
 
@@ -130,9 +131,9 @@ def test_confirm_never_keeps_what_is_much_worse(seed):
     lab, pair = laboratory(seed)
     good = replace(pair, schedule=OPTIMUM)
     bad = [replace(pair, schedule=autonat_initial(3, "enat")), replace(pair, schedule=maskgit_cosine(3))]
-    program = confirm(lab, PHASE, good, bad, num_images=400, seed=seed)
+    program = confirm(lab, PHASE, good, bad, num_images=400, address=(seed,))
     assert run_program(program, landscape).pair == good
-    verdict = run_program(confirm(lab, PHASE, bad[0], [bad[1], good], num_images=400, seed=seed), landscape)
+    verdict = run_program(confirm(lab, PHASE, bad[0], [bad[1], good], num_images=400, address=(seed,)), landscape)
     assert verdict.pair == good
     assert verdict.gain > 0
 
@@ -141,10 +142,141 @@ def test_confirm_measures_each_pair_once_and_a_tie_keeps_the_incumbent():
     landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
     lab, pair = laboratory()
     other = replace(pair, schedule=OPTIMUM)
-    verdict = run_program(confirm(lab, PHASE, other, [other, pair, pair], num_images=40, seed=1), landscape)
+    verdict = run_program(confirm(lab, PHASE, other, [other, pair, pair], num_images=40, address=(1,)), landscape)
     assert len(landscape.fulfilled) == 2
     assert verdict.pair == other
     assert (verdict.gain, verdict.gain_standard_error) == (0.0, 0.0)
+
+
+def test_a_race_ends_with_the_best_and_doubles_its_images():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.5)
+    lab, pair = laboratory()
+    good = replace(pair, schedule=OPTIMUM)
+    others = [replace(pair, schedule=autonat_initial(3, rule)) for rule in ("enat", "autonat")]
+    others += [replace(pair, schedule=maskgit_cosine(3, rule)) for rule in ("enat", "autonat")]
+    assert run_program(race(lab, PHASE, [*others, good], 40, ("race",)), landscape) == good
+    assert [spec.num_images for spec in landscape.fulfilled] == [40] * 5 + [80] * 3 + [160] * 2
+    assert len({spec.seed for spec in landscape.fulfilled}) == 3
+
+
+@pytest.mark.parametrize(("noise", "looks"), [(0.0, 1), (200.0, LOOKS)])
+def test_a_duel_looks_again_while_it_is_undecided(noise, looks):
+    landscape = SimulatedLandscape(OPTIMUM, noise=noise, private=1.0)
+    lab, pair = laboratory()
+    program = duel(lab, PHASE, pair, replace(pair, schedule=OPTIMUM), 40, ("duel",))
+    change, error, _, _ = run_program(program, landscape)
+    assert len({spec.seed for spec in landscape.fulfilled}) == looks
+    assert (abs(change) > DECISIVE * error) == (looks < LOOKS)
+
+
+@pytest.mark.parametrize("estimator", ["population", "probes"])
+def test_a_gradient_takes_images_until_its_direction_is_known(estimator):
+    def portions(noise, **changes):
+        landscape = SimulatedLandscape(OPTIMUM, noise=noise)
+        lab, pair = laboratory()
+        settings = Descent(estimator=estimator, images=40, **changes)
+        gradient, _ = run_program(measure_gradient(lab, PHASE, pair, settings, ("gradient",)), landscape)
+        assert len({spec.seed for spec in landscape.fulfilled}) == len(landscape.fulfilled)
+        return len(landscape.fulfilled), gradient
+
+    few, known = portions(0.1, max_images=400)
+    assert (few, known.direction_cosine() > 0.7) == (1, True)
+    many, unknown = portions(100.0, max_images=400)
+    assert (many, unknown.direction_cosine() < 0.7) == (10, True)
+    assert portions(100.0)[0] == 1  # no more unless the recipe allows it
+    # Ten portions have a tenth of the variance of one.
+    assert unknown.standard_errors[0] < 0.6 * portions(100.0)[1].standard_errors[0]
+
+
+@pytest.mark.parametrize("estimator", ["population", "probes"])
+def test_both_estimators_agree_where_there_is_no_noise(estimator):
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
+    lab, pair = laboratory()
+    gradient, _ = run_program(
+        measure_gradient(lab, PHASE, pair, Descent(estimator=estimator, images=40), ("gradient",)), landscape
+    )
+    # The bowl is (x - x*)^2 / n in the coordinates, of which a unit of the family's scale is one step.
+    expected = []
+    names = components(3)
+    here, there = coordinates_of(pair.schedule), coordinates_of(OPTIMUM)
+    for (family, _), at, optimum in zip(names, here, there, strict=True):
+        expected.append(2 * (at - optimum) / len(names) * Descent().scales[family])
+    inside = [index for index, (family, _) in enumerate(names) if family != "choice_temperatures"]
+    assert [gradient.values[index] for index in inside] == pytest.approx(
+        [expected[index] for index in inside], rel=1e-6
+    )
+
+
+def test_a_walk_that_is_confirmed_worse_goes_back():
+    """A rate far too bold: without checks the walk ends far out, with them it returns."""
+
+    def end(check_every):
+        landscape = SimulatedLandscape(OPTIMUM, noise=0.1)
+        settings = StagedSearch(
+            warm_start=None,
+            descent=Descent(iterations=8, images=400, learning_rate=30.0, check_every=check_every),
+            confirmation_images=400,
+        )
+        start = replace(OPTIMUM, mask_ratios=(0.75, 0.35))
+        lab, pair = laboratory()
+        pair = replace(pair, schedule=start)
+        visited = []
+
+        class Witness:
+            asked = answered = lambda *_: None
+
+            def decided(self, decision):
+                if "iteration" in decision.facts:
+                    visited.append(truth(landscape, replace(pair, schedule=decision.facts["schedule"])))
+
+        run_program(tune_schedule(lab, PHASE, pair, settings), landscape, Witness())
+        return visited
+
+    assert min(end(2)[-2:]) < min(end(0)[-2:])
+
+
+FAR = GenerationSchedule((0.1, 0.1), (2.5, 2.5, 2.5), (5.0, 5.0), (-0.3, -0.3, -0.3))
+
+
+@pytest.mark.parametrize("method", ["tpe", "cmaes", "gp", "random"])
+@pytest.mark.parametrize("space", ["values", "family"])
+def test_every_black_box_method_gains_and_spends_what_it_says(method, space):
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.5)
+    settings = BlackBoxSearch(method=method, space=space, trials=24, random_trials=8, images=40, confirmation_images=40)
+    start, verdict = tuned(settings, landscape, 0, FAR)
+    assert truth(landscape, verdict.pair) < truth(landscape, start) - 1
+    trials = [spec for spec in landscape.fulfilled if spec.seed == landscape.fulfilled[0].seed]
+    assert len(trials) == 24
+    again = SimulatedLandscape(OPTIMUM, noise=0.5)
+    assert tuned(settings, again, 0, FAR)[1] == verdict
+    assert again.fulfilled == landscape.fulfilled
+
+
+def test_spsa_gains_with_two_evaluations_a_step():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.5)
+    start, verdict = tuned(SPSASearch(iterations=60, images=40, confirmation_images=400), landscape, 0)
+    assert truth(landscape, verdict.pair) < truth(landscape, start) - 0.05
+    steps = [spec for spec in landscape.fulfilled if spec.num_images == 40]
+    assert len(steps) == 120
+    assert len({spec.seed for spec in steps}) == 60
+
+
+def test_a_front_tunes_every_number_of_steps_from_its_neighbour():
+    landscape_by_steps = {steps: autonat_initial(steps, "enat") for steps in (1, 2, 3, 4)}
+
+    class Several(SimulatedLandscape):
+        def true_distance(self, schedule, mask_ratio):
+            self.optimum = coordinates_of(landscape_by_steps[schedule.num_steps])
+            return super().true_distance(schedule, mask_ratio) + 1 / schedule.num_steps
+
+    landscape = Several(landscape_by_steps[2], noise=0.1)
+    summary = run_program(alternate(whole(front=[4, 1, 3], phases=["schedule"])), landscape)
+    assert [point["num_steps"] for point in summary["front"]] == [1, 2, 3, 4]
+    values = [point["value"] for point in summary["front"]]
+    assert values == sorted(values, reverse=True)
+    assert summary["front"][1]["schedule"] == summary["schedule"]
+    asked = [spec.schedule.num_steps for spec in landscape.fulfilled if hasattr(spec, "schedule")]
+    assert asked.index(3) < asked.index(4)
 
 
 EDGES = GenerationSchedule((1.0, 0.0), (0.05, 10.0, 100.0), (0.0, 50.0), (-1.0, 20.0, 100.0))
@@ -165,6 +297,10 @@ def test_a_descent_stays_in_range(optimum, learning_rate):
         places += [(family, value) for (family, _), value in zip(names, spec.schedule.values(), strict=True)]
         if isinstance(spec, ProbeSpec):
             places += [(probe.family, probe.value) for probe in spec.probes]
+        if isinstance(spec, PopulationSpec):
+            places += [
+                (family, end) for ends in (spec.lows, spec.highs) for (family, _), end in zip(names, ends, strict=True)
+            ]
     assert len(places) > 300
     assert all(RANGE[family][0] <= value <= RANGE[family][1] for family, value in places)
     if learning_rate > 1:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from autonat.search.coordinates import coordinates_of
 from autonat.specs import (
+    Changes,
     Differences,
     Evaluation,
     EvaluationSpec,
@@ -12,6 +13,7 @@ from autonat.specs import (
     FeatureSpec,
     Metrics,
     MetricsSpec,
+    PopulationSpec,
     ProbeSpec,
     Result,
     Spec,
@@ -85,13 +87,28 @@ class SimulatedLandscape:
             return Evaluation(
                 value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, tuple(shares)
             )
-        return self._probed(spec, true)
+        return self._perturbed(spec, true) if isinstance(spec, PopulationSpec) else self._probed(spec, true)
 
     def _noisy(self, value: float, spec: EvaluationSpec | ProbeSpec, private_address: str) -> list[float]:
         spread = self.noise / math.sqrt(spec.block_size)
         common = stream(spec.seed, "common").standard_normal(spec.num_blocks)
         own = stream(spec.seed, "private", private_address).standard_normal(spec.num_blocks)
         return [value + spread * (float(a) + self.private * float(b)) for a, b in zip(common, own, strict=True)]
+
+    def _perturbed(self, spec: PopulationSpec, base: float) -> Changes:
+        """Each value's change on its own; noise as of pairs in which every value moved."""
+        changes, count = [], len(spec.lows)
+        spread = self.private * self.noise * math.sqrt(2 / spec.num_images)
+        noise = stream(spec.seed, "population").standard_normal(count)
+        for index in range(count):
+            ends = []
+            for end in (spec.lows, spec.highs):
+                values = list(spec.schedule.values())
+                values[index] = end[index]
+                moved = spec.schedule.with_values(values)
+                ends.append(self.true_distance(moved, spec.training.mask_ratio))
+            changes.append(ends[1] - ends[0] + spread * float(noise[index]))
+        return Changes(base, spec.features.metric, spec.num_images, tuple(changes), (spread,) * count)
 
     def _probed(self, spec: ProbeSpec, base: float) -> Differences:
         columns = []

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from autonat.specs import EvaluationSpec, FeatureSpec, MetricSpec, MetricsSpec, ProbeSpec, TrainSpec, fingerprint
+from autonat.specs import (
+    EvaluationSpec,
+    FeatureSpec,
+    MetricSpec,
+    MetricsSpec,
+    PopulationSpec,
+    ProbeSpec,
+    TrainSpec,
+    fingerprint,
+)
 from models.frechet import Influence
 
 
@@ -54,7 +63,15 @@ class RealFeaturesTask:
     spec: MetricSpec
 
 
-Task = TrainTask | EvaluationTask | ProbeTask | MetricsTask | ReferenceTask | RealFeaturesTask
+@dataclass(frozen=True, slots=True)
+class PopulationTask:
+    """Features of one block's pairs of perturbed images, and their signs."""
+
+    spec: PopulationSpec
+    block: int
+
+
+Task = TrainTask | EvaluationTask | ProbeTask | PopulationTask | MetricsTask | ReferenceTask | RealFeaturesTask
 
 
 def kind_of(task: Task) -> str:
@@ -65,16 +82,18 @@ def kind_of(task: Task) -> str:
         return "base" if task.dithered else "evaluation"
     if isinstance(task, MetricsTask):
         return "metrics"
+    if isinstance(task, PopulationTask):
+        return "population"
     return "probes" if isinstance(task, ProbeTask) else "reference"
 
 
 def block_of(task: Task) -> int | None:
-    return task.block if isinstance(task, EvaluationTask | ProbeTask | MetricsTask) else None
+    return task.block if isinstance(task, EvaluationTask | ProbeTask | PopulationTask | MetricsTask) else None
 
 
 def images_of(task: Task) -> int:
     """Images that the task generates; summed over a spec's tasks this is ``spec.images``."""
-    if isinstance(task, EvaluationTask | MetricsTask):
+    if isinstance(task, EvaluationTask | PopulationTask | MetricsTask):
         return task.spec.block_size
     return task.spec.block_size * (1 + len(task.spec.probes)) if isinstance(task, ProbeTask) else 0
 

@@ -18,6 +18,7 @@ from autonat.errors import UserError
 from autonat.execution.tasks import (
     EvaluationTask,
     MetricsTask,
+    PopulationTask,
     ProbeTask,
     RealFeaturesTask,
     ReferenceTask,
@@ -47,6 +48,7 @@ from models.images import image_set
 from models.inception import ADANAT, TORCH_FIDELITY, InceptionFeatures
 from models.metric_blocks import MetricBlock, metric_block, real_features
 from models.official import load_any
+from models.population import PerturbedBlock, perturbed_block
 from models.probes import probe_block
 from models.statistics_files import StatisticsError, read_statistics
 from models.train import train
@@ -81,6 +83,8 @@ class Worker:
             return self._evaluate(task)
         if isinstance(task, ProbeTask):
             return self._probe(task)
+        if isinstance(task, PopulationTask):
+            return self._perturb(task)
         if isinstance(task, MetricsTask):
             return self._metrics(task)
         return self._real_features(task) if isinstance(task, RealFeaturesTask) else self._reference(task)
@@ -179,6 +183,17 @@ class Worker:
             task.influence,
             spec.schedule,
             spec.probes,
+            self._block(spec, task.block),
+        )
+
+    def _perturb(self, task: PopulationTask) -> PerturbedBlock:
+        spec = task.spec
+        return perturbed_block(
+            self.generator(spec.training, spec.compute),
+            self.features(spec.features),
+            spec.schedule,
+            spec.lows,
+            spec.highs,
             self._block(spec, task.block),
         )
 

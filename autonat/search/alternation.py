@@ -23,6 +23,7 @@ from autonat.specs import (
     derived_seed,
 )
 from models.mask_ratio import BetaMaskRatio
+from models.schedule import resampled
 
 
 def start_of(recipe: Recipe) -> tuple[Laboratory, Pair]:
@@ -85,17 +86,19 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
             best,
             [trained],
             num_images=recipe.beta.images,
-            seed=lab.seed_for("alternation", rounds),
+            address=("alternation", rounds),
         )
         if judged.pair == best:
             break
         best = judged.pair
 
+    others = yield from _front(lab, best, recipe)
     searched_images = lab.spent_images
     pairs = [baseline, tuned_schedule, best]
     seed = lab.seed_for("held-out")
     evaluations = yield from lab.evaluate(
-        Phase("held-out", rounds, "report"), [lab.evaluation(pair, recipe.held_out_images, seed) for pair in pairs]
+        Phase("held-out", rounds, "report"),
+        [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs, *others]],
     )
     metrics = yield from _further_metrics(lab, Phase("held-out", rounds, "metrics"), pairs, recipe, seed)
     return {
@@ -108,6 +111,12 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "images_spent": searched_images,
         "rounds": rounds,
         "metrics": metrics,
+        "front": [
+            {"num_steps": pair.schedule.num_steps, "schedule": asdict(pair.schedule), **_report(evaluation)}
+            for pair, evaluation in sorted(
+                zip([best, *others], evaluations[2:], strict=True), key=lambda point: point[0].schedule.num_steps
+            )
+        ],
         "baseline_mask_ratio": asdict(baseline.mask_ratio),
         "baseline_schedule": asdict(baseline.schedule),
         "first_schedule": asdict(tuned_schedule.schedule),
@@ -140,6 +149,21 @@ def _further_metrics(
     assert results is not None
     found = [asdict(result) for result in results if isinstance(result, Metrics)]
     return dict(zip(("baseline", "tuned_schedule", "tuned"), found, strict=True))
+
+
+def _front(lab: Laboratory, best: Pair, recipe: Recipe) -> Program[list[Pair]]:
+    """The best pair's network tuned for other numbers of steps, each from the nearest one that is tuned already."""
+    tuned = {best.schedule.num_steps: best}
+    found: list[Pair] = []
+    for num_steps in sorted(set(recipe.front), key=lambda steps: (abs(steps - best.schedule.num_steps), steps)):
+        neighbour = tuned[min(tuned, key=lambda steps: (abs(steps - num_steps), steps))]
+        start = Pair(best.training, resampled(neighbour.schedule, num_steps))
+        verdict = yield from tune_schedule(
+            lab, Phase(f"front T={num_steps}", 0), start, recipe.later_search or recipe.search
+        )
+        tuned[num_steps] = verdict.pair
+        found.append(verdict.pair)
+    return found
 
 
 def _report(evaluation: Evaluation) -> dict[str, Any]:

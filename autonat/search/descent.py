@@ -1,7 +1,7 @@
 """The second stage of a schedule search: finite-difference gradient descent on all 4T - 2 values.
 
 AutoNAT, section 4.1, made fit for noise: common random numbers, balanced labels, dithered mask counts, a standard
-error for each component.
+error for each component, and as many images as the direction needs.
 """
 
 import math
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autonat.config import Descent
+from autonat.search.confirm import duel
 from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
-from autonat.specs import Differences
 from models.probes import Probe
 from models.schedule import GenerationSchedule, components
 
@@ -23,27 +23,78 @@ class Gradient:
     values: tuple[float, ...]
     standard_errors: tuple[float, ...]
 
+    def direction_cosine(self) -> float:
+        """An estimate of the cosine of the angle to the true gradient: sqrt(1 - noise^2 / length^2), or 0."""
+        length = math.fsum(value * value for value in self.values)
+        noise = math.fsum(error * error for error in self.standard_errors)
+        return math.sqrt(max(0.0, 1 - noise / length)) if length > 0 else 0.0
 
-def central_probes(schedule: GenerationSchedule, settings: Descent) -> list[Probe]:
-    """Two probes a component, up and down by the family's step."""
-    probes = []
+
+def _ends(schedule: GenerationSchedule, settings: Descent) -> list[tuple[str, int, float, float]]:
+    """For each value its family, its step, and where the family's difference below and above it lies."""
+    ends = []
     for (family, step), coordinate in zip(components(schedule.num_steps), coordinates_of(schedule), strict=True):
         width = settings.difference * settings.scales[family]
-        probes += [Probe(family, step, to_value(family, coordinate + sign * width)) for sign in (1, -1)]
-    return probes
+        ends.append((family, step, to_value(family, coordinate - width), to_value(family, coordinate + width)))
+    return ends
 
 
-def gradient_from(differences: Differences, settings: Descent, num_steps: int) -> Gradient:
-    """Central differences; a probe cut off at the end of its range still counts as a full step, which damps it."""
-    values, errors = [], []
-    count = len(components(num_steps))
-    for component in range(count):
-        weights = [0.0] * (2 * count)
+def measure_gradient(
+    lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, address: tuple[int | str, ...]
+) -> Program[tuple[Gradient, float]]:
+    """The gradient at a pair, and the distance measured on the way (of perturbed images under `population`).
+
+    Central differences; one that is cut off at the end of a value's range still counts as a full step, which damps it.
+    Portions of `settings.images` are added, each on a seed of its own, until the direction is known well enough.
+    """
+    changes: list[tuple[float, ...]] = []
+    variances: list[tuple[float, ...]] = []
+    distances: list[float] = []
+    limit = settings.max_images or settings.images
+    while True:
+        seed = lab.seed_for(*address, len(changes))
+        if settings.estimator == "population":
+            change, error, distance = yield from _by_population(lab, phase, pair, settings, seed)
+        else:
+            change, error, distance = yield from _by_probes(lab, phase, pair, settings, seed)
+        changes.append(change)
+        variances.append(tuple(value * value for value in error))
+        distances.append(distance)
+        portions = len(changes)
+        width = 2 * settings.difference
+        gradient = Gradient(
+            tuple(math.fsum(column) / portions / width for column in zip(*changes, strict=True)),
+            tuple(math.sqrt(math.fsum(column)) / portions / width for column in zip(*variances, strict=True)),
+        )
+        known = gradient.direction_cosine() >= settings.confidence
+        if known or (portions + 1) * settings.images > limit or not lab.has_budget():
+            return gradient, math.fsum(distances) / portions
+
+
+Estimate = tuple[tuple[float, ...], tuple[float, ...], float]
+
+
+def _by_population(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, seed: int) -> Program[Estimate]:
+    ends = _ends(pair.schedule, settings)
+    found = yield from lab.perturb(
+        phase, pair, [low for _, _, low, _ in ends], [high for _, _, _, high in ends], settings.images, seed
+    )
+    return found.changes, found.standard_errors, found.value
+
+
+def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, seed: int) -> Program[Estimate]:
+    probes = [
+        Probe(family, step, end) for family, step, low, high in _ends(pair.schedule, settings) for end in (high, low)
+    ]
+    differences = yield from lab.probe(phase, pair, probes, settings.images, seed)
+    changes, errors = [], []
+    for component in range(len(probes) // 2):
+        weights = [0.0] * len(probes)
         weights[2 * component : 2 * component + 2] = [1, -1]
         change, error = differences.mean(weights)
-        values.append(change / (2 * settings.difference))
-        errors.append(error / (2 * settings.difference))
-    return Gradient(tuple(values), tuple(errors))
+        changes.append(change)
+        errors.append(error)
+    return tuple(changes), tuple(errors), differences.value
 
 
 def shrink(gradient: Gradient) -> list[float]:
@@ -85,30 +136,27 @@ def descend(
     families = [family for family, _ in components(start.schedule.num_steps)]
     momentum = Momentum(len(coordinates), settings)
     way: list[list[float]] = []
-    pair = start
+    pair = safe = start
+    boldness = 1.0
     for iteration in range(settings.iterations):
         if not lab.has_budget():
             break
-        differences = yield from lab.probe(
-            phase.at("gradient"),
-            pair,
-            central_probes(pair.schedule, settings),
-            settings.images,
-            lab.seed_for(*seed_address, "gradient", iteration),
+        gradient, distance = yield from measure_gradient(
+            lab, phase.at("gradient"), pair, settings, (*seed_address, "gradient", iteration)
         )
-        gradient = gradient_from(differences, settings, pair.schedule.num_steps)
         yield Decision(
             phase.at("gradient"),
             {
                 "iteration": iteration,
-                "distance": differences.value,
+                "distance": distance,
                 "schedule": pair.schedule,
                 "gradient": gradient.values,
                 "gradient_standard_errors": gradient.standard_errors,
+                "direction_cosine": gradient.direction_cosine(),
             },
         )
-        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / settings.iterations))
-        move = momentum.step(shrink(gradient), rate)
+        cooling = 0.5 * (1 + math.cos(math.pi * iteration / settings.iterations))
+        move = momentum.step(shrink(gradient), boldness * settings.learning_rate * cooling)
         coordinates = [
             coordinate + settings.scales[family] * change
             for coordinate, change, family in zip(coordinates, move, families, strict=True)
@@ -117,6 +165,18 @@ def descend(
         coordinates = coordinates_of(schedule)  # what was cut off at the end of its range stays there
         pair = Pair(start.training, schedule)
         way.append(coordinates)
+        if settings.check_every and (iteration + 1) % settings.check_every == 0 and pair != safe:
+            images = lab.whole_blocks(settings.images)
+            change, error, _, _ = yield from duel(
+                lab, phase.at("check"), safe, pair, images, (*seed_address, "check", iteration)
+            )
+            if change > error:  # confirmed worse: back, and more gently
+                pair, way = safe, []
+                coordinates = coordinates_of(safe.schedule)
+                momentum = Momentum(len(coordinates), settings)
+                boldness /= 2
+            else:
+                safe = pair
     if not way:
         return []
     tail = way[len(way) // 2 :]

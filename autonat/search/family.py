@@ -1,12 +1,20 @@
 """A family of smooth schedules with 8 parameters: where a search starts, before it moves all 4T - 2 values.
 
-With s = (t+1)/T and s0 = t/(T-1): mask ratios cos(pi/2 s^p)^q; temperatures and guidance linear in s0 between their
-values at the first and the last step.
+With s = (t+1)/T and s0 = t/(T-1): mask ratios cos(pi/2 s^p)^q, or 1 - F(s) with F a Beta's distribution function;
+temperatures and guidance linear in s0 between their values at the first and the last step.
 """
 
 import math
+from typing import Literal
 
 from models.schedule import BOUNDS, DecodingRule, GenerationSchedule
+
+RatioShape = Literal["cosine_power", "beta_cdf"]
+
+# The two parameters of the mask ratios under `beta_cdf`, in place of the powers: ranges, and near the cosine.
+BETA_PARAMETERS: dict[str, tuple[float, float]] = {"ratio_alpha": (0.3, 5.0), "ratio_beta": (0.3, 5.0)}
+BETA_CENTRE: dict[str, float] = {"ratio_alpha": 1.7, "ratio_beta": 1.0}
+POWERS = ("ratio_time_power", "ratio_power")
 
 # name: (low, high), the box that is searched.
 PARAMETERS: dict[str, tuple[float, float]] = {
@@ -33,7 +41,17 @@ CENTRE: dict[str, float] = {
 }
 
 
-def schedule_of(parameters: dict[str, float], num_steps: int, rule: DecodingRule) -> GenerationSchedule:
+def parameters_of(table: dict, ratio_shape: RatioShape) -> dict:
+    """PARAMETERS or CENTRE for a shape of the mask ratios."""
+    if ratio_shape == "cosine_power":
+        return dict(table)
+    beta: dict = BETA_PARAMETERS if table is PARAMETERS else BETA_CENTRE
+    return {**beta, **{name: value for name, value in table.items() if name not in POWERS}}
+
+
+def schedule_of(
+    parameters: dict[str, float], num_steps: int, rule: DecodingRule, ratio_shape: RatioShape = "cosine_power"
+) -> GenerationSchedule:
     """The family's schedule of T steps. Raises KeyError for a missing parameter."""
 
     def line(name: str, length: int) -> tuple[float, ...]:
@@ -41,6 +59,11 @@ def schedule_of(parameters: dict[str, float], num_steps: int, rule: DecodingRule
         return tuple(first + (last - first) * step / max(1, num_steps - 1) for step in range(length))
 
     def ratio(step: int) -> float:
+        if ratio_shape == "beta_cdf":
+            from scipy.special import betaincc
+
+            share = (step + 1) / num_steps
+            return float(betaincc(parameters["ratio_alpha"], parameters["ratio_beta"], share))
         progress = ((step + 1) / num_steps) ** parameters["ratio_time_power"]
         return min(1.0, max(0.0, math.cos(math.pi / 2 * progress))) ** parameters["ratio_power"]
 

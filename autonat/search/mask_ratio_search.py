@@ -4,8 +4,8 @@ and again, until neither line improves. Every point trains a network."""
 from dataclasses import replace
 
 from autonat.config import BetaSearch
+from autonat.search.black_box import black_box
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program, together
-from autonat.search.warm_start import warm_start
 from autonat.specs import Evaluation, TrainSpec, paired_difference
 from models.mask_ratio import BetaMaskRatio
 
@@ -28,7 +28,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     def schedules_for(pair: Pair) -> Program[list[Pair]]:
         if settings.retune is None:
             return [pair]
-        found = yield from warm_start(lab, phase, pair, settings.retune, ("mask ratio", phase.round, "retune"))
+        found = yield from black_box(lab, phase, pair, settings.retune, ("mask ratio", phase.round, "retune"))
         return [pair, *found]
 
     def measure(line: list[BetaMaskRatio]) -> Program[None]:

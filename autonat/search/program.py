@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from autonat.specs import (
+    Changes,
     Compute,
     Evaluation,
     EvaluationSpec,
     GeneratorSpec,
     MetricSpec,
+    PopulationSpec,
     ProbeSpec,
     Result,
     Spec,
@@ -108,6 +110,10 @@ class Laboratory:
     compute: Compute = field(default_factory=Compute)
     spent_images: int = 0
 
+    def whole_blocks(self, num_images: int) -> int:
+        """The largest number of whole blocks' images up to `num_images`, at least two blocks'."""
+        return max(2, num_images // self.block_size) * self.block_size
+
     def has_budget(self) -> bool:
         return self.budget_images is None or self.spent_images < self.budget_images
 
@@ -149,6 +155,33 @@ class Laboratory:
         results = yield Ask(phase, (spec,))
         assert results is not None
         return results[0]
+
+    def perturb(
+        self,
+        phase: Phase,
+        pair: Pair,
+        lows: Sequence[float],
+        highs: Sequence[float],
+        num_images: int,
+        seed: int,
+    ) -> Program[Changes]:
+        spec = PopulationSpec(
+            training=pair.training,
+            features=self.features,
+            schedule=pair.schedule,
+            lows=tuple(lows),
+            highs=tuple(highs),
+            seed=seed,
+            num_images=num_images,
+            block_size=self.block_size,
+            compute=self.compute,
+        )
+        self.spent_images += spec.images
+        results = yield Ask(phase, (spec,))
+        assert results is not None
+        (result,) = results
+        assert isinstance(result, Changes)
+        return result
 
     def train(self, phase: Phase, specs: Sequence[TrainSpec]) -> Program[None]:
         yield Ask(phase, tuple(specs))

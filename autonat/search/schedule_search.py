@@ -3,25 +3,26 @@
 import math
 from dataclasses import replace
 
-from autonat.config import OfficialSearch, StagedSearch
+from autonat.config import AnySearch, BlackBoxSearch, OfficialSearch, SPSASearch, StagedSearch, WarmStart
+from autonat.search.black_box import black_box
 from autonat.search.confirm import Verdict, confirm
 from autonat.search.descent import descend
 from autonat.search.official import official_search
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
-from autonat.search.warm_start import warm_start
+from autonat.search.spsa import spsa
 
 
-def tune_schedule(
-    lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch | OfficialSearch
-) -> Program[Verdict]:
+def tune_schedule(lab: Laboratory, phase: Phase, start: Pair, settings: AnySearch) -> Program[Verdict]:
     """The best schedule found for the network of `start`, confirmed on a fresh seed; never one that is confirmed worse.
 
     Staged: the smooth family first, then all values, each stage's best meeting the incumbent on seeds of their own.
     """
     if isinstance(settings, OfficialSearch):
         verdict = yield from _official(lab, phase, start, settings)
-    else:
+    elif isinstance(settings, StagedSearch):
         verdict = yield from _staged(lab, phase, start, settings)
+    else:
+        verdict = yield from _alone(lab, phase, start, settings)
     yield Decision(
         phase.at("schedule"),
         {
@@ -43,7 +44,7 @@ def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) 
     for name in ("warm start", "descent"):
         address = (phase.name, phase.round, name)
         if name == "warm start" and settings.warm_start is not None:
-            challengers = yield from warm_start(lab, phase, incumbent, settings.warm_start, address)
+            challengers = yield from black_box(lab, phase, incumbent, settings.warm_start, address)
         elif name == "descent" and settings.descent is not None:
             challengers = yield from descend(lab, phase, incumbent, settings.descent, address)
         else:
@@ -54,13 +55,41 @@ def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) 
             incumbent,
             challengers,
             num_images=settings.confirmation_images,
-            seed=lab.seed_for(*address, "confirmation"),
+            address=(*address, "confirmation"),
         )
         incumbent, gain = verdict.pair, gain + verdict.gain
         variance += verdict.gain_standard_error**2
     assert verdict is not None  # the recipe has at least one stage
     # The stages met on different seeds, so their gains add up and so do the variances.
     return replace(verdict, gain=gain, gain_standard_error=math.sqrt(variance))
+
+
+def _alone(lab: Laboratory, phase: Phase, start: Pair, settings: BlackBoxSearch | SPSASearch) -> Program[Verdict]:
+    """One optimiser by itself."""
+    address = (phase.name, phase.round, settings.method)
+    if isinstance(settings, SPSASearch):
+        challengers = yield from spsa(lab, phase, start, settings, address)
+    else:
+        trials = WarmStart(
+            sampler=settings.method,
+            space=settings.space,
+            trials=settings.trials,
+            random_trials=settings.random_trials,
+            batch=settings.batch,
+            images=settings.images,
+            keep=settings.keep,
+        )
+        challengers = yield from black_box(lab, phase, start, trials, address)
+    return (
+        yield from confirm(
+            lab,
+            phase.at("confirmation"),
+            start,
+            challengers,
+            num_images=settings.confirmation_images,
+            address=(*address, "confirmation"),
+        )
+    )
 
 
 def _official(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Verdict]:
