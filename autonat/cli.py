@@ -288,7 +288,8 @@ def show(
     row = store.study(study)
     console = _console()
     console.print(f"Study {row.name}: {row.state}, {row.seconds:.0f} s" + (f". {row.error}" if row.error else ""))
-    for entry in store.decisions(row.id):
+    decisions = store.decisions(row.id)
+    for entry in decisions:
         if entry["purpose"] == "gradient":
             continue
         console.print(
@@ -301,7 +302,27 @@ def show(
         console.print(_summary_table(row.name, row.summary, row.seconds))
         console.print(_schedule_table(row.summary["baseline_schedule"], "Default schedule"))
         console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
+    _print_importance(decisions)
     _print_tasks(store, row, last if tasks else None)
+
+
+def _print_importance(decisions: list[dict[str, Any]]) -> None:
+    """Which values the distance hangs on, by the gradients that were measured."""
+    from rich.table import Table
+
+    from autonat.importance import importance
+
+    rows = importance(decisions)
+    if not rows:
+        return
+    table = Table(title="Which values matter, by the gradients", title_justify="left")
+    for column in ("value", "importance", "mean slope"):
+        table.add_column(column, justify="left" if column == "value" else "right")
+    for row in rows[:8]:
+        name = f"{row.family.replace('_', ' ')[:-1]}, step {row.step + 1}"
+        table.add_row(name, f"{row.size:.3f}", f"{row.slope:+.3f} +- {row.standard_error:.3f}")
+    table.caption = "distance per unit step in the search's coordinates; importance counts what exceeds its own noise"
+    _console().print(table)
 
 
 def _print_tasks(store: "Store", row: "StudyRow", last: int | None) -> None:

@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     "search": {
         "method": "staged",
         "warm_start": {"trials": 4, "random_trials": 2, "batch": 2, "images": 40, "keep": 2},
-        "descent": {"iterations": 1, "images": 40},
+        "descent": {"iterations": 1, "images": 80},
         "confirmation_images": 40,
     },
     "beta": {

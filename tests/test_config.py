@@ -107,7 +107,7 @@ def test_a_schedule_written_out(tmp_path):
         ({"search__warm_start": None, "search__descent": None}, "needs a warm start, a descent or both"),
         ({"beta__factors": [0.5, 0.9]}, "one below and one above 1"),
         ({"search__descent__scales": {"mask_ratios": 1.0}}, "positive value for each of"),
-        ({"search": {"method": "random"}}, "search"),
+        ({"search": {"method": "guess"}}, "search"),
         ({"search": {"method": "official", "images": 50}}, "search.images = 50"),
         ({"search__descent__images": 30}, "search.descent.images = 30"),
         ({"search__warm_start__images": 20}, "search.warm_start.images = 20"),

@@ -1,0 +1,54 @@
+"""Which values of the schedule matter: the gradients that a study measured, boiled down to a table."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from models.schedule import components
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """size: mean over iterates of |g| max(0, 1 - SE^2 / g^2), in distance per unit of the family's scale, so that noise
+    alone counts nothing. slope, standard_error: the mean gradient and its standard error."""
+
+    family: str
+    step: int
+    size: float
+    slope: float
+    standard_error: float
+
+
+def importance(decisions: Iterable[dict[str, Any]]) -> list[Importance]:
+    """The most important value first, over the decisions of a study's longest kind of gradients (one number of steps).
+
+    Decisions without standard errors (the published search's) are left out.
+    """
+    gradients: dict[int, list[tuple[list[float], list[float]]]] = {}
+    for decision in decisions:
+        if "gradient_standard_errors" in decision:
+            found = (decision["gradient"], decision["gradient_standard_errors"])
+            gradients.setdefault(len(found[0]), []).append(found)
+    if not gradients:
+        return []
+    length = max(gradients, key=lambda count: (len(gradients[count]), count))
+    rows = []
+    for index, (family, step) in enumerate(components((length + 2) // 4)):
+        values = [gradient[index] for gradient, _ in gradients[length]]
+        errors = [error[index] for _, error in gradients[length]]
+        sizes = [
+            abs(value) * max(0.0, 1 - (error / value) ** 2) if value else 0.0
+            for value, error in zip(values, errors, strict=True)
+        ]
+        count = len(values)
+        rows.append(
+            Importance(
+                family,
+                step,
+                math.fsum(sizes) / count,
+                math.fsum(values) / count,
+                math.sqrt(math.fsum(error * error for error in errors)) / count,
+            )
+        )
+    return sorted(rows, key=lambda row: -row.size)
