@@ -1,0 +1,250 @@
+"""Schedule searches side by side: how good a schedule does each know after how many images?
+
+Every method tunes the same networks from the same start. What a method would answer after so many images is measured on
+held-out images whose seed no search uses. Results lie in a database, so a run that is cut off goes on, and adding a
+method or a seed computes only what is new.
+
+    python -m benchmarks.search --db search.db --seeds 0 --steps 4 --networks 12,3 --methods official staged tpe
+
+prints a table; --markdown and --figure write it for docs/search.md.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autonat.config import Recipe, load_recipe
+from autonat.execution.executor import ProcessExecutor
+from autonat.memo import Memo
+from autonat.orchestrator import run_program
+from autonat.search.alternation import start_of
+from autonat.search.program import Ask, Decision, Laboratory, Pair, Phase, Program
+from autonat.search.schedule_search import tune_schedule
+from autonat.specs import Evaluation, EvaluationSpec, Result
+from autonat.storage.store import Store
+from models.schedule import GenerationSchedule
+
+HELD_OUT_IMAGES = 5000
+POINTS = 12  # of a run are measured on held-out images, beside its last
+
+METHODS: dict[str, dict[str, Any]] = {
+    # AutoNAT's published search; 300,000 images are its 20 iterations at T = 4.
+    "official": {"method": "official", "iterations": 1000, "images": 1000},
+    "staged": {
+        "method": "staged",
+        "warm_start": {"trials": 40, "random_trials": 12, "images": 200, "keep": 3},
+        "descent": {"iterations": 16, "images": 1000, "max_images": 3000, "check_every": 4},
+        "confirmation_images": 2000,
+    },
+    "tpe": {"method": "tpe", "trials": 10_000, "images": 500},
+    "cmaes": {"method": "cmaes", "trials": 10_000, "images": 500},
+    "gp": {"method": "gp", "trials": 10_000, "images": 500},
+    "random": {"method": "random", "trials": 10_000, "images": 500},
+    "spsa": {"method": "spsa", "iterations": 10_000, "images": 500},
+}
+
+
+@dataclass
+class Trail:
+    """What a search would answer, over the images it has spent. An observer of its program."""
+
+    lab: Laboratory
+    points: list[tuple[int, GenerationSchedule]] = field(default_factory=list)
+    best: float = math.inf
+
+    def _note(self, schedule: GenerationSchedule) -> None:
+        if not self.points or self.points[-1][1] != schedule:
+            self.points.append((self.lab.spent_images, schedule))
+
+    def asked(self, ask: Ask) -> None: ...
+
+    def answered(self, ask: Ask, results: Sequence[Result]) -> None:
+        if ask.phase.purpose != "warm start":
+            return
+        for spec, result in zip(ask.requests, results, strict=True):
+            if isinstance(spec, EvaluationSpec) and isinstance(result, Evaluation) and result.value < self.best:
+                self.best = result.value
+                self._note(spec.schedule)
+
+    def decided(self, decision: Decision) -> None:
+        facts = decision.facts
+        if "iteration" not in facts:
+            self._note(facts["schedule"])
+        elif "gradient_standard_errors" in facts:
+            self._note(facts["schedule"])
+        elif facts["distance"] < self.best:  # the published search keeps what it saw lowest
+            self.best = facts["distance"]
+            self._note(facts["schedule"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Held-out distance and its standard error over images spent."""
+
+    method: str
+    network: str
+    num_steps: int
+    seed: int
+    trail: tuple[tuple[int, float, float], ...]
+
+    @property
+    def final(self) -> tuple[int, float, float]:
+        return self.trail[-1]
+
+    @property
+    def best(self) -> tuple[int, float, float]:
+        return min(self.trail, key=lambda point: point[1])
+
+    def images_to(self, distance: float) -> int | None:
+        """Images spent when the distance was first at most this."""
+        return next((images for images, value, _ in self.trail if value <= distance), None)
+
+
+def recipe_of(method: str, network: str, num_steps: int, seed: int, budget: int) -> Recipe:
+    alpha, beta = network.split(",")
+    base = load_recipe("digits").model_dump()
+    return Recipe.model_validate(
+        {
+            **base,
+            "name": "benchmark",
+            "seed": seed,
+            "phases": ["schedule"],
+            "mask_ratio": {"kind": "beta", "alpha": float(alpha), "beta": float(beta)},
+            "schedule": {"num_steps": num_steps, "preset": "maskgit-cosine"},
+            "search": METHODS[method],
+            "later_search": None,
+            "budget_images": budget,
+        }
+    )
+
+
+def searched(recipe: Recipe, trail_of: list[Trail]) -> Program[tuple[Laboratory, Pair, list[Any]]]:
+    """The schedule search of a recipe, then its trail on held-out images."""
+    lab, start = start_of(recipe)
+    trail = Trail(lab, [(0, start.schedule)])
+    trail_of.append(trail)
+    yield Ask(Phase("set-up", 0, "training"), (lab.features, start.training))  # type: ignore[arg-type]
+    verdict = yield from tune_schedule(lab, Phase("schedule", 0), start, recipe.search)
+    spent = lab.spent_images
+    chosen = thinned([*trail.points, (spent, verdict.pair.schedule)])
+    seed = lab.seed_for("held-out")
+    evaluations = yield from lab.evaluate(
+        Phase("held-out", 0, "report"),
+        [lab.evaluation(Pair(start.training, schedule), HELD_OUT_IMAGES, seed) for _, schedule in chosen],
+    )
+    return lab, start, list(zip(chosen, evaluations, strict=True))
+
+
+def thinned(points: list[tuple[int, GenerationSchedule]]) -> list[tuple[int, GenerationSchedule]]:
+    """The first, the last, and some between, close together where images are few."""
+    if len(points) <= POINTS + 2:
+        return points
+    last = len(points) - 1
+    return [points[index] for index in sorted({round(last * (part / (POINTS + 1)) ** 1.5) for part in range(POINTS + 2)})]
+
+
+class Relay:
+    """Passes a program's events to the trail, which exists once the program has begun."""
+
+    def __init__(self, trails: list[Trail]) -> None:
+        self.trails = trails
+
+    def asked(self, ask: Ask) -> None: ...
+
+    def answered(self, ask: Ask, results: list[Result]) -> None:
+        self.trails[-1].answered(ask, results)
+
+    def decided(self, decision: Decision) -> None:
+        self.trails[-1].decided(decision)
+
+
+def measure(memo: Memo, method: str, network: str, num_steps: int, seed: int, budget: int) -> Run:
+    trails: list[Trail] = []
+    program = searched(recipe_of(method, network, num_steps, seed, budget), trails)
+    _, _, measured = run_program(program, memo, Relay(trails))
+    trail = tuple((images, result.value, result.standard_error) for (images, _), result in measured)
+    return Run(method, network, num_steps, seed, trail)
+
+
+def table(runs: list[Run]) -> str:
+    """One line a run; the published search's best of the same network, steps and seed is what the others must reach."""
+    lines = [
+        "| network Beta | T | seed | method | images spent | held-out distance at the end | its best on the way, at images | "
+        "images to the published search's best | fewer by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    published = {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
+    for run in runs:
+        target = published.get((run.network, run.num_steps, run.seed))
+        needed = run.images_to(target.best[1]) if target is not None else None
+        images, value, error = run.final
+        ratio = f"{target.best[0] / needed:.0f}x" if target is not None and needed else ""
+        reached = f"{needed:,}" if needed is not None else "not reached"
+        lines.append(
+            f"| {run.network} | {run.num_steps} | {run.seed} | {run.method} | {images:,} | {value:.3f} +- {error:.3f} | "
+            f"{run.best[1]:.3f} at {run.best[0]:,} | {reached if target is not None else ''} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+def figure(runs: list[Run], path: Path) -> None:
+    """Held-out distance over images spent, one panel a network and number of steps (SVG by Plotly needs a browser; this
+    writes HTML)."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    panels = sorted({(run.network, run.num_steps) for run in runs})
+    plot = make_subplots(cols=len(panels), rows=1, subplot_titles=[f"Beta({n}), T={t}" for n, t in panels])
+    colours = dict(zip(METHODS, ["#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#d55e00"], strict=True))
+    for run in runs:
+        images, values, errors = zip(*run.trail, strict=True)
+        plot.add_trace(
+            go.Scatter(
+                x=images, y=values, error_y={"array": errors}, name=run.method, legendgroup=run.method,
+                line={"color": colours[run.method]}, showlegend=run.seed == min(r.seed for r in runs),
+            ),
+            row=1, col=panels.index((run.network, run.num_steps)) + 1,
+        )  # fmt: skip
+    plot.update_xaxes(title="images spent by the search", type="log")
+    plot.update_yaxes(title="held-out FD(digits-cnn)", type="log")
+    plot.write_html(path, include_plotlyjs="cdn")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--db", default="search.db")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--networks", nargs="+", default=["1,1", "12,3"], help="alpha,beta of the training mask ratio")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--budget", type=int, default=300_000, help="images of each search")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    store = Store.open(options.db)
+    runs: list[Run] = []
+    with ProcessExecutor(str(store.artifacts.folder), options.workers) as executor:
+        memo = Memo(store, executor)
+        for network in options.networks:
+            for num_steps in options.steps:
+                for seed in options.seeds:
+                    for method in options.methods:
+                        runs.append(measure(memo, method, network, num_steps, seed, options.budget))
+                        print(table(runs).splitlines()[-1], flush=True)
+    print(table(runs))
+    if options.markdown:
+        options.markdown.write_text(table(runs) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1))
+    if options.figure:
+        figure(runs, options.figure)
+
+
+if __name__ == "__main__":
+    main()
