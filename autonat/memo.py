@@ -24,6 +24,7 @@ from autonat.execution.tasks import (
     Task,
     TrainTask,
 )
+from autonat.partials import Partials
 from autonat.specs import (
     Changes,
     Differences,
@@ -166,43 +167,73 @@ class Memo:
         return self._references[name]
 
     def _by_spec(
-        self, groups: Sequence[tuple[Any, Sequence[Task]]], finish: Callable[[Any, list[Any], float], None]
+        self,
+        groups: Sequence[tuple[Any, Sequence[Task]]],
+        finish: Callable[[Any, list[Any], float], None],
+        keep: Callable[[Any, Task, Any], Any] = lambda spec, task, result: result,
     ) -> None:
-        """Run each spec's tasks; when a spec's last one is in, `finish` gets its results in task order."""
+        """Run each spec's tasks; when a spec's last one is in, `finish` gets in task order what `keep` made of them."""
         owner = [number for number, (_, tasks) in enumerate(groups) for _ in tasks]
+        first = {number: owner.index(number) for number in set(owner)}
         parts: list[dict[int, Any]] = [{} for _ in groups]
         seconds_of = [0.0] * len(groups)
         for index, result, seconds in self._perform([task for _, tasks in groups for task in tasks]):
             number = owner[index]
-            parts[number][index] = result
-            seconds_of[number] += seconds
             spec, tasks = groups[number]
+            parts[number][index] = keep(spec, tasks[index - first[number]], result)
+            seconds_of[number] += seconds
             if len(parts[number]) == len(tasks):
                 finish(spec, [part for _, part in sorted(parts[number].items())], seconds_of[number])
                 parts[number] = {}
 
     def _evaluate(self, specs: Sequence[EvaluationSpec]) -> None:
-        def finish(spec: EvaluationSpec, blocks: list[Statistics], seconds: float) -> None:
+        partials = Partials(self.store.artifacts.folder)
+
+        def keep(spec: EvaluationSpec, task: Task, result: Statistics | Tensor) -> Statistics | None:
+            """Small statistics stay in memory, wide features wait on disk."""
+            if isinstance(result, Statistics):
+                return result
+            assert isinstance(task, EvaluationTask)
+            partials.keep(fingerprint(spec), task.block, result)
+            return None
+
+        def finish(spec: EvaluationSpec, kept: list[Statistics | None], seconds: float) -> None:
             reference = self._reference(spec.features)
-            merged = merge_all(blocks)
+            in_memory = [block for block in kept if block is not None]
+
+            def blocks() -> Iterator[Statistics]:
+                if in_memory:
+                    return iter(in_memory)
+                return (Statistics.of(rows) for rows in partials.blocks(fingerprint(spec), spec.num_blocks))
+
+            merged = merge_all(blocks())
             influence = reference.influence(merged)
-            shares = tuple(influence.of_statistics(block) for block in blocks)
+            shares = tuple(influence.of_statistics(block) for block in blocks())
             value = reference.distance(merged.mean, merged.covariance)
             evaluation = Evaluation(
                 value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, shares
             )
             self._record(spec, evaluation, seconds)
+            partials.forget(fingerprint(spec))
 
         for features in {spec.features for spec in specs}:
             self._reference(features)  # now, as an executor runs one batch of tasks at a time
-        groups = [(spec, [EvaluationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
-        self._by_spec(groups, finish)
+        groups: list[tuple[EvaluationSpec, list[Task]]] = []
+        for spec in specs:
+            known = partials.known(fingerprint(spec))
+            groups.append(
+                (spec, [EvaluationTask(spec, block) for block in range(spec.num_blocks) if block not in known])
+            )
+        self._by_spec([group for group in groups if group[1]], finish, keep)
+        for spec, tasks in groups:
+            if not tasks:  # cut off between its last block and its record
+                finish(spec, [], 0.0)
 
     def _probe(self, specs: Sequence[ProbeSpec]) -> None:
         bases: dict[ProbeSpec, tuple[float, Influence, float]] = {}
 
-        def finish_base(spec: ProbeSpec, blocks: list[Statistics], seconds: float) -> None:
-            merged = merge_all(blocks)
+        def finish_base(spec: ProbeSpec, blocks: list[Statistics | Tensor], seconds: float) -> None:
+            merged = merge_all(block if isinstance(block, Statistics) else Statistics.of(block) for block in blocks)
             reference = self._references[fingerprint(spec.features)]
             value = reference.distance(merged.mean, merged.covariance)
             bases[spec] = (value, reference.influence(merged), seconds)

@@ -32,6 +32,8 @@ class Block:
     random_labels: bool = False
 
 
+# From so many features on, a block's images are fewer numbers than their covariance.
+WIDE_FEATURES = 512
 # The first step's table of logits is worth its memory up to here; beyond, classes are computed like any other step.
 LARGEST_TABLE_BYTES = {"cpu": 2**27, "cuda": 2**31}
 
@@ -43,6 +45,21 @@ class FeatureNetwork(Protocol):
     def images(self) -> str: ...
 
     def features(self, images: Tensor) -> Tensor: ...
+
+
+def labels_of(num_classes: int, block: Block) -> np.ndarray:
+    """int64 [B]. Balanced: sample i has class i modulo C. Random, as published: drawn uniformly.
+
+    Where a block is smaller than the number of classes (or captions), their order is shuffled by the seed, so that
+    blocks are alike: neighbouring classes are.
+    """
+    if block.random_labels:
+        return stream(block.seed, "labels", block.index).integers(num_classes, size=block.size)
+    first = block.index * block.size
+    labels = np.arange(first, first + block.size) % num_classes
+    if num_classes > block.size:
+        labels = stream(block.seed, "label order").permutation(num_classes)[labels]
+    return labels
 
 
 class Generator:
@@ -65,20 +82,8 @@ class Generator:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def labels(self, block: Block) -> Tensor:
-        """int64 [B]. Balanced: sample i has class i modulo C. Random, as published: drawn uniformly.
-
-        Where a block is smaller than the number of classes (or captions), their order is shuffled by the seed, so
-        that blocks are alike: neighbouring classes are.
-        """
-        num_classes = self.network.config.num_classes
-        if block.random_labels:
-            drawn = stream(block.seed, "labels", block.index).integers(num_classes, size=block.size)
-            return torch.from_numpy(drawn).to(self.device)
-        first = block.index * block.size
-        labels = np.arange(first, first + block.size) % num_classes
-        if num_classes > block.size:
-            labels = stream(block.seed, "label order").permutation(num_classes)[labels]
-        return torch.from_numpy(labels).to(self.device)
+        """int64 [B], see ``labels_of``."""
+        return torch.from_numpy(labels_of(self.network.config.num_classes, block)).to(self.device)
 
     def noise(self, block: Block) -> Noise:
         config = self.network.config
@@ -123,10 +128,11 @@ def dithers(num_steps: int, block: Block) -> tuple[float, ...]:
 @torch.inference_mode()
 def evaluate_block(
     generator: Generator, features: FeatureNetwork, schedule: GenerationSchedule, block: Block, *, dithered: bool
-) -> Statistics:
-    """Feature statistics of one block's images."""
+) -> Statistics | Tensor:
+    """Feature statistics of one block's images; of wide features the features [B, D] themselves, which are smaller."""
     tokens_BL = generator.tokens(schedule, block, dithered=dithered)
-    return Statistics.of(features.features(generator.decode(tokens_BL, features.images)))
+    features_BD = features.features(generator.decode(tokens_BL, features.images))
+    return Statistics.of(features_BD) if features_BD.shape[1] < WIDE_FEATURES else features_BD
 
 
 @torch.inference_mode()

@@ -165,7 +165,7 @@ class Worker:
         labels = spec.labels if isinstance(spec, EvaluationSpec) else "balanced"
         return Block(index, spec.num_blocks, spec.block_size, spec.seed, labels == "random")
 
-    def _evaluate(self, task: EvaluationTask) -> Statistics:
+    def _evaluate(self, task: EvaluationTask) -> Statistics | Tensor:
         spec = task.spec
         return evaluate_block(
             self.generator(spec.training, spec.compute),

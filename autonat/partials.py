@@ -1,0 +1,54 @@
+"""Blocks of evaluations in wide features, on disk until the evaluation is whole.
+
+50,000 images of 2,048 features are 400 MB, and their blocks' covariances 16 GB: neither has to fit into memory. What is
+finished also survives a kill in the middle of an evaluation that takes an hour.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Partials:
+    """Features [B, D] by evaluation (its fingerprint) and block. Files are whole or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "partials"
+
+    def _path(self, fingerprint: str, block: int) -> Path:
+        return self._folder / fingerprint / f"{block}.npy"
+
+    def known(self, fingerprint: str) -> set[int]:
+        """The blocks that are there; one that cannot be read is removed, and so computed again."""
+        found = set()
+        for path in (self._folder / fingerprint).glob("[0-9]*.npy"):
+            try:
+                np.load(path, mmap_mode="r", allow_pickle=False)
+                found.add(int(path.stem))
+            except (OSError, ValueError):
+                path.unlink(missing_ok=True)
+        return found
+
+    def keep(self, fingerprint: str, block: int, features_BD: Tensor) -> None:
+        path = self._path(fingerprint, block)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{block}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as handle:
+                np.save(handle, features_BD.numpy(), allow_pickle=False)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def blocks(self, fingerprint: str, count: int) -> Iterator[Tensor]:
+        """All blocks in order, one in memory at a time."""
+        for block in range(count):
+            yield torch.from_numpy(np.load(self._path(fingerprint, block), allow_pickle=False))
+
+    def forget(self, fingerprint: str) -> None:
+        shutil.rmtree(self._folder / fingerprint, ignore_errors=True)

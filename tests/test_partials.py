@@ -1,0 +1,95 @@
+"""Evaluations in wide features: blocks wait on disk, survive a kill, and give the bits that memory gives."""
+
+import pytest
+import torch
+from studies_for_tests import tiny_recipe
+
+import models.evaluate
+from autonat.execution.executor import InProcessExecutor
+from autonat.memo import Memo
+from autonat.partials import Partials
+from autonat.search.alternation import start_of
+from autonat.specs import fingerprint
+from autonat.storage.store import Store
+
+
+class Interrupted(InProcessExecutor):
+    """Breaks off after so many evaluation blocks."""
+
+    def __init__(self, artifacts, blocks):
+        super().__init__(artifacts)
+        self.left, self.done = blocks, 0
+
+    def run(self, tasks, *others):
+        for finished in super().run(tasks, *others):
+            if type(tasks[finished[0]]).__name__ == "EvaluationTask":
+                if not self.left:
+                    raise KeyboardInterrupt
+                self.left, self.done = self.left - 1, self.done + 1
+            yield finished
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setattr(models.evaluate, "WIDE_FEATURES", 1)
+
+
+def spec():
+    lab, pair = start_of(tiny_recipe())
+    return lab.evaluation(pair, 80, 5)
+
+
+def result(folder, blocks=99):
+    folder.mkdir(exist_ok=True)
+    store = Store.open(str(folder / "results.db"), folder / "artifacts")
+    executor = Interrupted(str(folder / "artifacts"), blocks)
+    try:
+        (found,) = Memo(store, executor).fulfil([spec()])
+    finally:
+        store.close()
+    return found, executor
+
+
+def test_bits_are_those_of_memory_and_nothing_is_left(tmp_path, wide, monkeypatch):
+    on_disk, _ = result(tmp_path / "disk")
+    assert not list((tmp_path / "disk" / "artifacts" / "partials").iterdir())
+    monkeypatch.setattr(models.evaluate, "WIDE_FEATURES", 10**9)
+    in_memory, _ = result(tmp_path / "memory")
+    assert not (tmp_path / "memory" / "artifacts" / "partials").exists()
+    assert on_disk == in_memory
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_blocks_that_were_finished_are_not_computed_again(tmp_path, wide, blocks):
+    whole, first = result(tmp_path / "whole")
+    assert first.done == 4
+    with pytest.raises(KeyboardInterrupt):
+        result(tmp_path / "cut", blocks)
+    assert Partials(tmp_path / "cut" / "artifacts").known(fingerprint(spec())) == set(range(blocks))
+    again, second = result(tmp_path / "cut")
+    assert second.done == 4 - blocks
+    assert again == whole
+
+
+def test_an_evaluation_cut_off_before_its_record_and_a_damaged_block(tmp_path, wide):
+    whole, _ = result(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        result(tmp_path / "cut", 3)
+    partials = Partials(tmp_path / "cut" / "artifacts")
+    name = fingerprint(spec())
+    damaged = tmp_path / "cut" / "artifacts" / "partials" / name / "1.npy"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert partials.known(name) == {0, 2}
+    again, executor = result(tmp_path / "cut")
+    assert (again, executor.done) == (whole, 2)
+
+
+def test_all_blocks_there_but_no_record(tmp_path):
+    partials = Partials(tmp_path)
+    rows = [torch.randn(3, 2) for _ in range(2)]
+    for block in (1, 0):
+        partials.keep("name", block, rows[block])
+    assert partials.known("name") == {0, 1}
+    assert all(torch.equal(a, b) for a, b in zip(partials.blocks("name", 2), rows, strict=True))
+    partials.forget("name")
+    assert partials.known("name") == set()
