@@ -189,6 +189,8 @@ class BetaSearch(Strict):
 
     retune: a short search of the smooth family for each new network, beside the incumbent's schedule: a schedule tuned
     for one network misranks others. `null` judges every point under the incumbent's schedule alone.
+    repeats: where the best of a line and its centre are within one standard error of each other, both are trained again
+    with another seed and judged by the mean, up to so many times; a training's own luck is not in the error.
     """
 
     start_alpha: float = Field(6.0, gt=0)
@@ -197,6 +199,7 @@ class BetaSearch(Strict):
     max_trainings: int = Field(6, ge=1)
     images: int = 2000
     retune: WarmStart | None = None
+    repeats: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "BetaSearch":
