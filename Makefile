@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench bench-sampling bench-store bench-search clean
+.PHONY: quickstart test check bench bench-sampling bench-store bench-search bench-scaling chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -15,7 +15,7 @@ quickstart: $(VENV)/installed  ## the main job: a whole study on real digits
 	$(BIN)/autonat quickstart
 
 test: $(VENV)/installed  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
@@ -35,6 +35,16 @@ bench-store: $(VENV)/installed  ## the driver's own time for a block, and querie
 
 bench-search: $(VENV)/installed  ## the schedule searches side by side; hours: narrow it down with ARGS="--seeds 0 --steps 4"
 	$(BIN)/python -m benchmarks.search $(ARGS)
+
+bench-scaling: $(VENV)/installed  ## sleeping tasks on 1 to 64 Ray workers; a million blocks on a virtual clock
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.virtual_clock
+
+chaos: $(VENV)/installed  ## 50 faults: workers, nodes, the driver, the database and the disk die under small studies
+	$(BIN)/python -m benchmarks.chaos
+
+same-bits: $(VENV)/installed  ## one study in every way it can be run, and one number each
+	$(BIN)/python -m benchmarks.same_bits
 
 clean:
 	rm -rf $(VENV)
