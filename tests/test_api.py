@@ -562,12 +562,17 @@ def test_other_searches(search):
     assert result.history
 
 
-def test_a_budget_and_fixed_families():
-    sampler = StandIn()
-    result = tuned(sampler, fixed=("guidance_scales", "mask_ratios"), budget_images=200)
-    assert (result.schedule.guidance_scales, result.schedule.mask_ratios) == (START.guidance_scales, START.mask_ratios)
-    assert {schedule.guidance_scales for schedule, _, _ in sampler.calls} == {START.guidance_scales}
-    assert result.images_spent < tuned(StandIn()).images_spent
+def test_a_budget_ends_the_search():
+    assert tuned(StandIn(), budget_images=200).images_spent < tuned(StandIn()).images_spent
+
+
+def test_what_is_fixed_stays_fixed_in_what_is_found():
+    fixed = ("guidance_scales", "mask_ratios")
+    far, sampler = replace(START, sampling_temperatures=(5.0, 5.0), choice_temperatures=(9.0,)), StandIn()
+    result = tuned(sampler, start=far, fixed=fixed)
+    assert result.schedule != far
+    for schedule in [result.schedule, *(one.schedule for one in result.history), *(call[0] for call in sampler.calls)]:
+        assert all(getattr(schedule, family) == getattr(far, family) for family in fixed)
 
 
 def test_one_step_has_no_ratio_to_search():
