@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     "search": {
         "method": "staged",
         "warm_start": {"trials": 4, "random_trials": 2, "batch": 2, "images": 40, "keep": 2},
-        "descent": {"iterations": 1, "images": 80},
+        "descent": {"estimator": "probes", "iterations": 1, "images": 40},
         "confirmation_images": 40,
     },
     "beta": {
@@ -51,7 +51,13 @@ TINY: dict[str, Any] = {
         "images": 40,
         "retune": {"trials": 2, "random_trials": 2, "batch": 2, "images": 40, "keep": 1},
     },
-    "later_search": None,
+    # The other kind of gradient, so that a study has both.
+    "later_search": {
+        "method": "staged",
+        "warm_start": None,
+        "descent": {"estimator": "population", "iterations": 1, "images": 80},
+        "confirmation_images": 40,
+    },
     "block_size": 20,
     "held_out_images": 40,
 }

@@ -24,6 +24,7 @@ RESULT_KEYS = {
     "schedule",
     "study",
     "metric",
+    "metrics",
 }
 
 

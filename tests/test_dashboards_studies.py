@@ -19,11 +19,13 @@ from autonat.errors import UserError
 from autonat.search.alternation import alternate
 from autonat.search.program import Decision
 from autonat.specs import (
+    Changes,
     Differences,
     Evaluation,
     EvaluationSpec,
     Features,
     FeatureSpec,
+    PopulationSpec,
     ProbeSpec,
     Trained,
     TrainSpec,
@@ -539,6 +541,9 @@ def bowl(spec):
         at = dict(zip(components(spec.schedule.num_steps), spec.schedule.values(), strict=True))
         change = tuple((p.value - 1) ** 2 - (at[p.family, p.step] - 1) ** 2 for p in spec.probes)
         return Differences(away + 1, METRIC, spec.num_images, tuple(change for _ in range(spec.num_blocks)))
+    if isinstance(spec, PopulationSpec):
+        changes = tuple((high - 1) ** 2 - (low - 1) ** 2 for low, high in zip(spec.lows, spec.highs, strict=True))
+        return Changes(away + 1, METRIC, spec.num_images, changes, (0.01,) * len(changes))
     ratio = spec.training.mask_ratio
     away += 3.0 if not isinstance(ratio, BetaMaskRatio) else abs(ratio.alpha / (ratio.alpha + ratio.beta) - 0.7)
     return Evaluation(away + 1, 0.01, spec.num_images, METRIC, spec.seed, (away,) * spec.num_blocks)

@@ -208,7 +208,7 @@ def test_workers_killed_while_they_work(uninterrupted, tmp_path):
     moments = [
         ("a training", "SELECT pid FROM tasks WHERE kind = 'training' AND state = 'running'"),
         ("a measurement", "SELECT pid FROM tasks WHERE kind = 'evaluation' ORDER BY id DESC"),
-        ("a gradient", "SELECT pid FROM tasks WHERE kind IN ('base', 'probes') ORDER BY id DESC"),
+        ("a gradient", "SELECT pid FROM tasks WHERE kind IN ('base', 'probes', 'population') ORDER BY id DESC"),
     ]
     killed = []
     try:

@@ -15,15 +15,23 @@ from autonat.verify import sample_size, spec_from_json
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     database = folder / "study.db"
-    run_ok("run", write_recipe(folder), "--db", database, "--workers", 0)
+    # Another number of steps, tuned by the other kind of gradient.
+    run_ok("run", write_recipe(folder, front=[2]), "--db", database, "--workers", 0)
     return database
+
+
+MEASURED = (("EvaluationSpec", "value"), ("ProbeSpec", "value"), ("PopulationSpec", "value"))
+
+
+def count_of(database):
+    return query(database, "SELECT count(*) FROM results")[0][0]
 
 
 def test_a_sample_is_the_same_again(finished):
     out = run_ok("verify", "tiny", "--db", finished, "--count", 3, "--seed", 1, "--workers", 0)
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["same"] * 3
-    assert "3 of 25 results computed again, 0 differ" in lines[-1]
+    assert f"3 of {count_of(finished)} results computed again, 0 differ" in lines[-1]
     assert run_ok("verify", "tiny", "--db", finished, "--count", 3, "--seed", 1, "--workers", 0) == out
     other = run_ok("verify", "tiny", "--db", finished, "--count", 3, "--seed", 2, "--workers", 0)
     assert other.splitlines()[:-1] != lines[:-1]
@@ -36,7 +44,7 @@ def test_every_kind_is_compared_to_the_last_bit(finished, tmp_path):
     shutil.copy(finished, copy)
     shutil.copytree(finished.with_name("study-artifacts"), tmp_path / "study-artifacts")
     changed = set()
-    for kind, key in (("EvaluationSpec", "value"), ("ProbeSpec", "value"), ("TrainSpec", "loss")):
+    for kind, key in (*MEASURED, ("TrainSpec", "loss")):
         name, text = query(copy, "SELECT fingerprint, result FROM results WHERE kind = ? ORDER BY 1 LIMIT 1", kind)[0]
         result = json.loads(text)
         result[key] = result[key] * (1 + 2**-52)
@@ -47,7 +55,7 @@ def test_every_kind_is_compared_to_the_last_bit(finished, tmp_path):
     assert (status, err) == (1, "")
     found = {" ".join(line.split()[1:3]).rstrip(":") for line in out.splitlines() if line.startswith("DIFFERS")}
     assert found == changed
-    assert "25 of 25 results computed again, 3 differ" in out
+    assert f"{len(before)} of {len(before)} results computed again, {len(changed)} differ" in out
     assert query(copy, "SELECT * FROM results ORDER BY 1") == before
 
 
@@ -57,7 +65,8 @@ def test_what_cannot_be_computed_again_is_said(finished, tmp_path):
     shutil.copy(finished, copy)
     status, out, _ = run_cli("verify", "tiny", "--db", copy, "--fraction", 1, "--workers", 0)
     assert status == 0
-    assert "21 could not be computed" in out
+    measured = query(copy, "SELECT count(*) FROM results WHERE kind NOT IN ('TrainSpec', 'FeatureSpec')")[0][0]
+    assert f"{measured} could not be computed" in out
     assert "which is missing" in out
     query(copy, "UPDATE results SET spec = '{}'")
     assert "another version" in run_ok("verify", "tiny", "--db", copy, "--count", 1)
@@ -89,7 +98,7 @@ def test_specs_come_back_from_the_database(finished):
     from autonat.specs import fingerprint
 
     rows = query(finished, "SELECT fingerprint, kind, spec FROM results")
-    assert {kind for _, kind, _ in rows} == {"FeatureSpec", "TrainSpec", "EvaluationSpec", "ProbeSpec"}
+    assert {kind for _, kind, _ in rows} == {"FeatureSpec", "TrainSpec", *dict(MEASURED)}
     assert all(fingerprint(spec_from_json(kind, text)) == name for name, kind, text in rows)
     with pytest.raises(ValueError, match="another version"):
         spec_from_json("NoSpec", "{}")
@@ -97,7 +106,7 @@ def test_specs_come_back_from_the_database(finished):
 
 def test_show_prints_the_ledger(finished):
     short, long = run_ok("show", "tiny", "--db", finished), run_ok("show", "tiny", "--db", finished, "--tasks")
-    for kind in ("features", "training", "reference", "evaluation", "base", "probes"):
+    for kind in ("features", "training", "reference", "evaluation", "base", "probes", "population"):
         assert kind in short
         assert f"{kind} " in long
     assert "Task ledger" in long.removeprefix(short)
