@@ -1,7 +1,6 @@
 """The command line. Heavy imports happen inside the commands, so that --help answers at once."""
 
 import errno
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autonat.config import Recipe
-    from autonat.execution.executor import Executor
+    from autonat.execution.choice import ExecutorChoice
     from autonat.storage.store import Store, StudyRow
 
 app = typer.Typer(
@@ -33,6 +32,23 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=0, help="Workers; 0 stays in this process. Default: one a core.", show_default=False)
 ]
 ExecutorOption = Annotated[str, typer.Option(help="Where work is done: local processes, or ray.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="With ray: a running cluster, as auto, HOST:PORT or ray://HOST:PORT. Default: one for this run, here.",
+        show_default=False,
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        min=0,
+        help="With ray: 0.25 lets four workers share a GPU. Default: 1 for compute.device cuda, else 0.",
+        show_default=False,
+    ),
+]
 ArtifactsOption = Annotated[
     str | None,
     typer.Option(
@@ -47,6 +63,8 @@ OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, as key.subkey=value.", show_default=False)
 ]
 StudyArgument = Annotated[str, typer.Argument(help="A study's name; `autonat list` shows them.")]
+# An unknown command, a missing argument, a wrong value: typer exports this class's children alone.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 DEFAULT_DATABASE = "autonat.db"
 
 
@@ -57,37 +75,35 @@ def _console() -> "Console":
     return Console(width=None if sys.stdout.isatty() else 200, markup=False)
 
 
-def _cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _choice(kind: str, workers: int | None, address: str | None, gpus_per_worker: float | None) -> "ExecutorChoice":
+    from autonat.execution.choice import ExecutorChoice
+
+    return ExecutorChoice(kind, workers, address, gpus_per_worker)
 
 
-def _executor(kind: str, workers: int | None, artifacts: str) -> "Executor":
-    from autonat.execution.executor import InProcessExecutor, ProcessExecutor
-
-    count = _cores() if workers is None else workers
-    if kind == "ray":
-        from autonat.execution.ray_executor import RayExecutor
-
-        return RayExecutor(artifacts, count)
-    if kind != "local":
-        raise UserError(f"unknown executor {kind!r}, expected local or ray")
-    return ProcessExecutor(artifacts, count) if count else InProcessExecutor(artifacts)
-
-
-def _run(
-    recipe: "Recipe", db: str, executor: str, workers: int | None, artifacts: str | None
-) -> tuple["Store", "StudyRow"]:
+def _run(recipe: "Recipe", db: str, choice: "ExecutorChoice", artifacts: str | None) -> tuple["Store", "StudyRow"]:
     from autonat.memo import Memo
     from autonat.orchestrator import run_study
     from autonat.progress import ProgressReporter
     from autonat.storage.store import Store
 
+    if choice.kind == "local" and recipe.compute.device != "cpu":  # before a study of that name is begun
+        from autonat.execution.worker import device_of
+
+        device_of(recipe.compute)
     store = Store.open(db, artifacts)
     reporter = ProgressReporter(_console(), store.artifacts)
-    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.address)) as watched:
+    executor = choice.executor(store.artifacts.address, recipe.compute.device)
+    with reporter, reporter.watch(executor) as watched:
         run_study(recipe, store, Memo(store, watched, reporter.say), reporter)
     return store, store.study(recipe.name)
+
+
+def _device_of(row: "StudyRow") -> str:
+    """What a study's recipe computes on."""
+    import json
+
+    return str(json.loads(row.recipe).get("compute", {}).get("device", "cpu"))
 
 
 def _opened(db: str) -> "Store":
@@ -192,6 +208,8 @@ def quickstart(
     ),
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_worker: GpusOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
     """A whole study on real digits in a few minutes: training, search, report."""
@@ -201,7 +219,7 @@ def quickstart(
     from autonat.storage.files import write_atomically
 
     recipe = load_recipe("quickstart", overrides or ())
-    store, row = _run(recipe, db, executor, workers, artifacts)
+    store, row = _run(recipe, db, _choice(executor, workers, address, gpus_per_worker), artifacts)
     assert row.summary is not None
     if json_file is not None:
         write_atomically(json_file, (json.dumps(_result_json(row, row.summary), indent=2) + "\n").encode())
@@ -219,12 +237,15 @@ def run(
     db: DatabaseOption = DEFAULT_DATABASE,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_worker: GpusOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Run a recipe's study, or go on with it from wherever it was interrupted."""
     from autonat.config import load_recipe
 
-    _, row = _run(load_recipe(recipe, overrides or ()), db, executor, workers, artifacts)
+    choice = _choice(executor, workers, address, gpus_per_worker)
+    _, row = _run(load_recipe(recipe, overrides or ()), db, choice, artifacts)
     assert row.summary is not None
     _console().print(_summary_table(row.name, row.summary, row.seconds))
 
@@ -233,10 +254,11 @@ def run(
 def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: WorkersOption = None) -> None:
     """Say what a study will cost before it starts, after a calibration of a few seconds."""
     from autonat.config import load_recipe
+    from autonat.execution.choice import cores
     from autonat.plan import plan as make_plan
 
     loaded = load_recipe(recipe, overrides or ())
-    count = workers if workers is not None else _cores()
+    count = workers if workers is not None else cores()
     expected = make_plan(loaded, count)
     steps = f" of {loaded.training.steps:,} steps" if loaded.training is not None else ""
     time = f"not estimated: this machine has no {loaded.compute.device} device"
@@ -254,6 +276,46 @@ def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: W
     for key, file in loaded.files().items():
         lines.append(f"  {'file' if file.exists() else 'MISSING'}  {key}: {file.path}")
     _console().print("\n".join(lines), highlight=False)
+
+
+@app.command(
+    epilog="Examples: autonat cost ENAT-L --steps 8    autonat cost nnet_ema.pth --schedule strategy.yaml --measure"
+)
+def cost(
+    network: Annotated[str, typer.Argument(help="A preset (AutoNAT-S, ENAT-L, ...) or the path of a checkpoint.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Decoding steps of the published schedule; 8 unless said.")
+    ] = None,
+    schedule_file: Annotated[
+        Path | None, typer.Option("--schedule", help="A schedule file, in any form that `autonat import` reads.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Also time sampling, random weights if need be.")] = False,
+    device: Annotated[str, typer.Option(help="Where to measure: cpu, cuda, cuda:1, ...")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch when measuring.")] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Timed batches; the median counts.")] = 5,
+    heads: Annotated[int | None, typer.Option(min=1, help="Heads of an official checkpoint of no preset.")] = None,
+    encoder_blocks: Annotated[int | None, typer.Option(min=0, help="Encoder blocks of such an ENAT.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a caption of such a text network.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON to this file.")] = None,
+) -> None:
+    """What a network costs an image: parameters, memory, operations step by step and, with --measure, time."""
+    import json
+
+    from autonat import cost_command
+    from autonat.storage.files import write_atomically
+
+    told = {"heads": heads, "encoder_blocks": encoder_blocks, "context_tokens": context_tokens}
+    told = {name: value for name, value in told.items() if value is not None}
+    subject = cost_command.find_subject(network, load=measure, told=told)
+    counted = cost_command.cost_of(subject, cost_command.schedule_of(schedule_file, subject.config, steps))
+    console = _console()
+    console.print("\n".join(cost_command.summary_lines(counted)), highlight=False)
+    console.print(cost_command.step_table(counted))
+    latency = cost_command.measure(counted, device, batch, runs) if measure else None
+    if latency is not None:
+        console.print(cost_command.latency_line(latency), highlight=False)
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(cost_command.as_json(counted, latency), indent=2) + "\n").encode())
 
 
 @app.command("list", epilog="Example: autonat list --db results.db")
@@ -282,10 +344,14 @@ def show(
     db: DatabaseOption = DEFAULT_DATABASE,
     tasks: Annotated[bool, typer.Option("--tasks", help="Also the task ledger: who did what, when.")] = False,
     last: Annotated[int, typer.Option(min=1, help="With --tasks: so many of the latest rows.")] = 100,
+    logs: Annotated[bool, typer.Option("--logs", help="Only where Ray's own logs of its runs are.")] = False,
 ) -> None:
     """A study's state, what it decided on the way, what its tasks came to, and its result."""
     store = _opened(db)
     row = store.study(study)
+    if logs:
+        _print_logs(store, row)
+        return
     console = _console()
     console.print(f"Study {row.name}: {row.state}, {row.seconds:.0f} s" + (f". {row.error}" if row.error else ""))
     decisions = store.decisions(row.id)
@@ -337,6 +403,18 @@ def _print_tasks(store: "Store", row: "StudyRow", last: int | None) -> None:
         _console().print(task_table(rows_of(store.database, row.id, last)))
 
 
+def _print_logs(store: "Store", row: "StudyRow") -> None:
+    """Hosts and folders of Ray's logs, by driver."""
+    from autonat.execution.ray_logs import read_notes
+    from autonat.storage.task_rows import drivers_of
+
+    notes = read_notes(store.artifacts.folder, drivers_of(store.database, row.id))
+    for driver, host, folders in notes:
+        _console().print(f"driver {' '.join(driver.split()[:2])}: {host}: {', '.join(folders)}", highlight=False)
+    if not notes:
+        _console().print(f"No run of {row.name} used Ray (or its notes in {store.artifacts.folder} are gone)")
+
+
 @app.command(epilog="Example: autonat stop digits")
 def stop(
     study: StudyArgument,
@@ -367,6 +445,8 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_worker: GpusOption = None,
 ) -> None:
     """Compute a random sample of a study's results again and compare bits; exit status 1 where one differs."""
     from autonat.verify import sample_size
@@ -379,11 +459,12 @@ def verify(
     total = len(store.recorded_specs(row.id))
     if total == 0:
         raise UserError(f"study {study!r} has no results yet")
+    choice, device = _choice(executor, workers, address, gpus_per_worker), _device_of(row)
     console = _console()
     verdicts = compare_again(
         store,
         row.id,
-        lambda artifacts: _executor(executor, workers, artifacts),
+        lambda artifacts: choice.executor(artifacts, device),
         size=sample_size(total, count, fraction),
         seed=seed,
     )
@@ -487,6 +568,8 @@ def evaluate(
     ] = None,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_worker: GpusOption = None,
 ) -> None:
     """Measure a study's baseline and tuned pair again on a seed of your choice; recorded like any evaluation."""
     from autonat.memo import Memo
@@ -511,7 +594,9 @@ def evaluate(
         raise UserError(f"--images {images}: {error}") from error
     console = _console()
     reporter = ProgressReporter(console, store.artifacts)
-    with reporter, reporter.watch(_executor(executor, workers, store.artifacts.address)) as watched:
+    choice = _choice(executor, workers, address, gpus_per_worker)
+    chosen = choice.executor(store.artifacts.address, lab.compute.device)
+    with reporter, reporter.watch(chosen) as watched:
         memo = Memo(store, watched, reporter.say)
         memo.begin(row.id)  # the results belong to the study
         results = memo.fulfil(specs)
@@ -756,14 +841,20 @@ def gc(
 def main() -> None:
     """Run the command line: one line and exit status 2 for what the user can mend."""
     try:
-        app()
+        status = app(standalone_mode=False)
+        if status == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        raise SystemExit(status or 0)
     except UserError as error:
         _fail(str(error))
+    except UsageError as error:
+        _fail_usage(error)
+    except typer.Abort:
+        typer.echo("nothing was changed", err=True)
+        raise SystemExit(1) from None
     except StudyStopped:
         typer.echo("stopped: what was finished is kept; the same command goes on from there", err=True)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
-            raise
+    except KeyboardInterrupt:
         typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
         raise SystemExit(130) from None
     except OSError as error:
@@ -776,3 +867,12 @@ def main() -> None:
 def _fail(message: str) -> None:
     typer.echo("error: " + " ".join(message.split()), err=True)
     raise SystemExit(2)
+
+
+def _fail_usage(error: Any) -> None:
+    """One line for an unknown command, a missing argument or an option's wrong value; the help for no command at all."""
+    command = error.ctx.command_path if error.ctx is not None else "autonat"
+    message = error.format_message().strip().rstrip(".")
+    if not message:
+        raise SystemExit(2)  # the help has been printed
+    _fail(f"{message[0].lower()}{message[1:]}; {command} --help tells more")

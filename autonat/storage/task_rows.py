@@ -97,3 +97,9 @@ def rows_of(database: Database, study_id: int, last: int | None = None) -> list[
         return list(connection.execute(wanted).all())[::-1]
 
     return database.run(read)
+
+
+def drivers_of(database: Database, study_id: int) -> set[str]:
+    """Labels of the drivers that had work done for a study."""
+    wanted = sa.select(table.c.driver).where(table.c.study_id == study_id).distinct()
+    return database.run(lambda connection: set(connection.scalars(wanted)))

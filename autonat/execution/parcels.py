@@ -1,0 +1,57 @@
+"""Weights on their way between hosts that share no artifact folder: bytes with their hash."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autonat.storage.artifacts import Artifacts, file_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A file's SHA-256 and its bytes (a uint8 array), or a reference to them."""
+
+    sha256: str
+    content: Any
+
+
+def networks_needed(task: Any) -> list[str]:
+    """Fingerprints of the networks trained here that a task loads."""
+    from autonat.execution.tasks import Task, TrainTask
+    from autonat.specs import FeatureSpec, MeasuredSpec, TrainSpec, fingerprint
+
+    if not isinstance(task, Task) or isinstance(task, TrainTask):
+        return []
+    spec = task.spec
+    parts = (spec.training, spec.features) if isinstance(spec, MeasuredSpec) else (spec,)
+    return [fingerprint(part) for part in parts if isinstance(part, TrainSpec | FeatureSpec)]
+
+
+def network_made(task: Any) -> str | None:
+    """The fingerprint of the network that a task trains."""
+    from autonat.execution.tasks import TrainTask
+    from autonat.specs import fingerprint
+
+    return fingerprint(task.spec) if isinstance(task, TrainTask) else None
+
+
+def packed(path: Path) -> Parcel:
+    """A file's parcel."""
+    import numpy as np
+
+    return Parcel(file_sha256(path), np.fromfile(path, dtype=np.uint8))
+
+
+def unpack(artifacts: Artifacts, name: str, parcel: Parcel) -> None:
+    """Put a network's file into a folder, whole or not at all. Raises OSError where it does not arrive as it was."""
+    path = artifacts.path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    artifacts.create()
+    try:
+        parcel.content.tofile(temporary)
+        if file_sha256(temporary) != parcel.sha256:
+            raise OSError(f"{path.name} was damaged on its way here")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

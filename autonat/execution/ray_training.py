@@ -1,0 +1,188 @@
+"""The trainings of one batch (the points of one line of the Beta search) as one Ray Tune run."""
+
+import os
+import queue
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from autonat.errors import UserError
+from autonat.execution.executor import one_line
+from autonat.execution.listener import ATTEMPTS, Attempts, Listener, Place
+from autonat.execution.ray_cluster import QUIET, RaySettings
+from autonat.execution.ray_worker import Answer, Greeting, RayWorker, Site
+from autonat.execution.tasks import Task
+
+# The longest time that the driver waits for news before it looks whether it is to stop.
+NEWS_SECONDS = 1.0
+# Trials that speak at once, the driver's questions, and the run itself.
+THREADS = 64
+
+Event = tuple[str, int, Any]
+
+
+class _Line:
+    """An actor that has a Tune run and hears of its trials.
+
+    Tune runs in a process of its own so that its output stays in Ray's logs, that leaving it early takes the trials
+    along, and that a driver outside the cluster (ray://) can have one too.
+    """
+
+    def __init__(self) -> None:
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._stopping = False
+
+    def run(self, tasks: dict[int, Task], site: Site, gpus: int, at_once: int | None) -> list[str]:
+        """Returns when every trial has ended: the errors of those that did not succeed."""
+        os.environ |= QUIET
+        import ray
+        from ray import tune
+
+        here = ray.get_runtime_context().current_actor
+
+        def trial(config: dict[str, int]) -> None:
+            index = config["index"]
+            worker = RayWorker(site)
+            if ray.get(here.began.remote(index, worker.greet())):
+                answer = worker.perform(tasks[index])
+                ray.get(here.ended.remote(index, answer))
+                if answer.outcome == "failed":
+                    raise RuntimeError(answer.error)  # Tune tries again, in another process
+            tune.report({"index": index})
+
+        with TemporaryDirectory(prefix="autonat-tune-") as folder:
+            results = tune.Tuner(
+                tune.with_resources(trial, {"cpu": 1, "gpu": gpus}),
+                param_space={"index": tune.grid_search(list(tasks))},
+                tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+                run_config=tune.RunConfig(
+                    name="line",
+                    storage_path=folder,
+                    failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                    verbose=0,
+                ),
+            ).fit()
+        return [one_line(error) for error in results.errors]
+
+    def began(self, index: int, greeting: Greeting) -> bool:
+        """A trial asks whether it may begin."""
+        if not self._stopping:
+            self._events.put(("began", index, greeting))
+        return not self._stopping
+
+    def ended(self, index: int, answer: Answer) -> None:
+        self._events.put(("ended", index, answer))
+
+    def stop(self) -> None:
+        """No trial begins any more."""
+        self._stopping = True
+
+    def news(self, seconds: float) -> list[Event]:
+        """What happened since the last call; waits so long for the first."""
+        found = []
+        with suppress(queue.Empty):
+            found.append(self._events.get(timeout=seconds))
+            while True:
+                found.append(self._events.get_nowait())
+        return found
+
+
+def train_line(
+    tasks: Mapping[int, Task],
+    site: Site,
+    settings: RaySettings,
+    num_workers: int | None,
+    listener: Listener,
+    attempts: Attempts,
+) -> Iterator[tuple[int, Greeting, Answer]]:
+    """(index, where, answer) of every training as it is done; the caller tells the listener of it.
+
+    A training that fails is tried again by Tune and goes on from its state in the artifact folder. Where the whole run
+    is lost with its node, another one is made of what is left.
+    """
+    import ray
+
+    left, fruitless = dict(tasks), 0
+    while left and not listener.stopping():
+        before = len(left)
+        begun: dict[int, Greeting] = {}
+        line: Any = ray.remote(num_cpus=0, max_concurrency=THREADS)(_Line).options(**_near_the_driver()).remote()
+        run = line.run.remote(left, site, settings.gpus_per_training, num_workers)
+        try:
+            for index, answer in _listen(line, run, tasks, begun, listener, attempts):
+                del left[index]
+                yield index, begun.pop(index), answer
+            errors = ray.get(run)
+        except ray.exceptions.RayError as error:
+            errors = [one_line(error)]
+        finally:
+            with suppress(Exception):
+                ray.kill(line)
+            _free_placement_groups()
+        for index, greeting in begun.items():
+            attempts.failed(index, tasks[index], _place(greeting, index), "the worker process died")
+        fruitless = 0 if begun or len(left) < before else fruitless + 1
+        if fruitless >= ATTEMPTS and not listener.stopping():
+            raise UserError(f"trainings do not start on the Ray cluster: {'; '.join(errors[:1]) or 'no reason given'}")
+
+
+def _listen(
+    line: Any,
+    run: Any,
+    tasks: Mapping[int, Task],
+    begun: dict[int, Greeting],
+    listener: Listener,
+    attempts: Attempts,
+) -> Iterator[tuple[int, Answer]]:
+    """What a line's trials tell, until the run has ended and all is heard. Keeps who began what in `begun`."""
+    import ray
+
+    told = False
+    while True:
+        if listener.stopping() and not told:
+            line.stop.remote()
+            told = True
+        has_ended = bool(ray.wait([run], timeout=0)[0])
+        for kind, index, content in ray.get(line.news.remote(0.0 if has_ended else NEWS_SECONDS)):
+            if kind == "began":
+                if index in begun:  # and was not heard of again
+                    place = _place(begun.pop(index), index)
+                    attempts.failed(index, tasks[index], place, "the worker process died")
+                begun[index] = content
+                listener.started(index, _place(content, index))
+            elif content.outcome == "done":
+                yield index, content
+            else:
+                place = _place(begun.pop(index), index)
+                if content.outcome == "refused":
+                    listener.failed(index, content.error)
+                    raise UserError(content.error)
+                attempts.failed(index, tasks[index], place, content.error)
+        if has_ended:
+            return
+
+
+def _place(greeting: Greeting, index: int) -> Place:
+    return Place(greeting.place.host, greeting.place.pid, f"tune-{index + 1}-{greeting.place.pid}")
+
+
+def _near_the_driver() -> dict[str, Any]:
+    """Tune runs on the driver's node, where it dies only with the driver; elsewhere if there is no such node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+
+
+def _free_placement_groups() -> None:
+    """A Tune run that was killed leaves its trials' resources reserved for as long as the driver lives."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    with suppress(Exception):  # the cluster may be gone
+        job = ray.get_runtime_context().get_job_id()
+        for name, group in placement_group_table().items():
+            if name.endswith(job) and group["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
