@@ -198,6 +198,23 @@ def _result_json(row: "StudyRow", summary: dict[str, Any]) -> dict[str, Any]:
     return content | {"metric": summary["metric"], "seconds": row.seconds, "study": row.name}
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from autonat import __version__
+
+        typer.echo(f"autonat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 @app.command(epilog="Example: autonat quickstart --json result.json")
 def quickstart(
     overrides: OverridesArgument = None,
@@ -870,9 +887,9 @@ def _fail(message: str) -> None:
 
 
 def _fail_usage(error: Any) -> None:
-    """One line for an unknown command, a missing argument or an option's wrong value; the help for no command at all."""
+    """One line for an unknown command, a missing argument or an option's wrong value."""
     command = error.ctx.command_path if error.ctx is not None else "autonat"
     message = error.format_message().strip().rstrip(".")
     if not message:
-        raise SystemExit(2)  # the help has been printed
-    _fail(f"{message[0].lower()}{message[1:]}; {command} --help tells more")
+        raise SystemExit(2)  # no command at all: the help has been printed
+    _fail(f"{message[0].lower()}{message[1:]} (see {command} --help)")

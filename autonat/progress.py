@@ -82,12 +82,14 @@ class ProgressReporter:
             self.last = f"distance {best.value:.3f} +- {best.standard_error:.3f}"
             if ask.phase.purpose != "warm start":
                 values = ", ".join(f"{e.value:.3f} +- {e.standard_error:.3f}" for e in evaluations)
-                self.say(f"  {values}  ({evaluations[0].num_images} images each, {self.images} so far)")
+                self.say(f"  {values}  ({evaluations[0].num_images:,} images each, {self.images:,} so far)")
 
     def decided(self, decision: Decision) -> None:
         facts = decision.facts
         if decision.phase.purpose == "gradient":
-            self.say(f"  iterate {facts['iteration']}: distance {facts['distance']:.3f}  ({self.images} images so far)")
+            self.say(
+                f"  iterate {facts['iteration']}: distance {facts['distance']:.3f}  ({self.images:,} images so far)"
+            )
         elif decision.phase.purpose == "schedule":
             self.say(f"  schedule kept: distance {facts['distance']:.3f} +- {facts['standard_error']:.3f}")
         elif decision.phase.purpose == "mask ratio":

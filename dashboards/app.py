@@ -298,9 +298,10 @@ def serve(url: str, host: str, port: int, token: str | None, started: Callable[[
     """
     from werkzeug.serving import make_server
 
-    app = make_app(url, token)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The address comes first: the app starts threads, which must not be at work when a refusal ends the process.
     with socket.create_server((host.strip("[]"), port), family=family) as listening:
+        app = make_app(url, token)
         server = make_server(host, port, app.server, threaded=True, fd=listening.fileno())
         started()
         server.serve_forever()

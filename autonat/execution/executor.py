@@ -112,7 +112,7 @@ def _serve(connection: Connection, make_worker: Callable[[str], Any], artifacts:
     while True:
         try:
             task = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the driver is gone
             return
         answer: tuple[bool, Any]
         try:
@@ -122,7 +122,10 @@ def _serve(connection: Connection, make_worker: Callable[[str], Any], artifacts:
             answer = False, error
         except Exception as error:
             answer = False, one_line(error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except ConnectionError:
+            return
 
 
 def _end_of(status: int | None) -> str:
