@@ -94,6 +94,7 @@ class Chaos:
         self._folder, self._nodes, self._server = folder, nodes, server
         self._chance = random.Random(seed)
         self._kinds = kinds
+        self._deck: list[str] = []
         self.tally = Tally()
 
     def run(self, faults: int, expected: dict[tuple[str, str], str]) -> Tally:
@@ -122,7 +123,7 @@ class Chaos:
                     more = self.tally.faults.total() < faults
                     self._progress(driver, url, self._chance.randint(1, 4) if more else None)
                     if driver.poll() is None and more:
-                        self._strike(self._chance.choice(kinds), driver, artifacts)
+                        self._strike(self._next(kinds), driver, artifacts)
                     if driver.poll() is None:
                         continue
                     after = recorded(url)
@@ -139,6 +140,12 @@ class Chaos:
             different = differences(ending(url, artifacts), expected)
             self.tally.differences += len(different)
             self.tally.errors += [f"differs: {kind} {name}" for kind, name in different]
+
+    def _next(self, kinds: list[str]) -> str:
+        """Every kind once in a random order, and again."""
+        if not self._deck:
+            self._deck = self._chance.sample(kinds, len(kinds))
+        return self._deck.pop()
 
     def _start(self, command: list[str], home: Path) -> "subprocess.Popen[bytes]":
         self.tally.drivers += 1

@@ -329,5 +329,7 @@ def _answer_of(ray: Any, reference: Any) -> Answer:
     except ray.exceptions.ActorDiedError as error:
         memory = "; out of memory" if "low on memory" in str(error) else ""
         return Answer("failed", error=f"the worker process died (with its node, or killed{memory})")
+    except ray.exceptions.ActorUnavailableError:
+        return Answer("failed", error="the worker process died (its node cannot be reached)")
     except ray.exceptions.RayError as error:
         return Answer("failed", error=one_line(error))
