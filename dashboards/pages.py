@@ -272,7 +272,7 @@ def studies_table(frame: pd.DataFrame, picked: Sequence[str]) -> Any:
         "tuned",
         "baseline",
         "ratio",
-        "images",
+        "images with held-out",
         "evaluations",
         "trainings",
         "time",
@@ -292,7 +292,8 @@ def facts(row: pd.Series, summary: pd.DataFrame) -> list[Any]:
         html.P(
             [
                 state(row["state"]),
-                f" {texts.count(row['images_spent'])} images, {texts.count(row['evaluations'])} evaluations, "
+                f" {texts.count(row['images_spent'])} images with the held-out ones, "
+                f"{texts.count(row['evaluations'])} evaluations, "
                 f"{texts.count(row['trainings'])} trainings, {texts.duration(row['seconds'])}; last change "
                 f"{texts.moment(row['updated_at'])}",
             ]

@@ -1,9 +1,7 @@
 """A study as one HTML file that needs nothing else: figures, tables and images are inside, the network is not used."""
 
 import base64
-import contextlib
 import json
-import os
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +15,7 @@ import sqlalchemy as sa
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from autonat.storage.files import write_atomically
 from dashboards import figures, frames, texts
 from dashboards.database import artifact_folder
 from dashboards.page import TEMPLATE
@@ -51,17 +50,10 @@ def write_report(store: StoreLike, name: str, path: Path, grids: list[tuple[str,
     """Write the report of study `name` to `path`, whole or not at all.
 
     grids: (caption, PNG) of sample images, may be empty. Works in any state of a study. Raises UserError for a name
-    that is not there and OSError where the file cannot be written.
+    that is not there and where the file cannot be written.
     """
     text = render(store, name, grids)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_atomically(Path(path), text.encode())
 
 
 def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:

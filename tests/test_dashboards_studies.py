@@ -520,8 +520,8 @@ def test_a_failed_write_leaves_the_old_report(store, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("dashboards.report.os.replace", refuse)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("autonat.storage.files.os.replace", refuse)
+    with pytest.raises(UserError, match="no space"):
         write_report(store, "empty", path, [])
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "old")]
 
