@@ -126,5 +126,5 @@ def differences(frame: pd.DataFrame) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash"})
-    figure.update_xaxes(title_text="difference<br>(below 0: better)")
+    figure.update_xaxes(title_text="difference,<br>below 0: better")
     return figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False, type="category")
