@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench bench-sampling bench-store bench-search bench-scaling chaos same-bits clean
+.PHONY: quickstart test check bench bench-sampling bench-store bench-gradient bench-search bench-scaling chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -32,6 +32,9 @@ bench-sampling: $(VENV)/installed  ## tokens a second of the sampler against the
 
 bench-store: $(VENV)/installed  ## the driver's own time for a block, and queries beside 100,000 results, on both databases
 	$(BIN)/python -m benchmarks.store
+
+bench-gradient: $(VENV)/installed  ## one gradient by three estimators, and whether its errors hold
+	$(BIN)/python -m benchmarks.gradient
 
 bench-search: $(VENV)/installed  ## the schedule searches side by side; hours: narrow it down with ARGS="--seeds 0 --steps 4"
 	$(BIN)/python -m benchmarks.search $(ARGS)

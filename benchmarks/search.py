@@ -72,9 +72,7 @@ class Trail:
 
     def decided(self, decision: Decision) -> None:
         facts = decision.facts
-        if "iteration" not in facts:
-            self._note(facts["schedule"])
-        elif "gradient_standard_errors" in facts:
+        if "iteration" not in facts or "gradient_standard_errors" in facts:
             self._note(facts["schedule"])
         elif facts["distance"] < self.best:  # the published search keeps what it saw lowest
             self.best = facts["distance"]
@@ -144,7 +142,9 @@ def thinned(points: list[tuple[int, GenerationSchedule]]) -> list[tuple[int, Gen
     if len(points) <= POINTS + 2:
         return points
     last = len(points) - 1
-    return [points[index] for index in sorted({round(last * (part / (POINTS + 1)) ** 1.5) for part in range(POINTS + 2)})]
+    return [
+        points[index] for index in sorted({round(last * (part / (POINTS + 1)) ** 1.5) for part in range(POINTS + 2)})
+    ]
 
 
 class Relay:
@@ -173,8 +173,8 @@ def measure(memo: Memo, method: str, network: str, num_steps: int, seed: int, bu
 def table(runs: list[Run]) -> str:
     """One line a run; the published search's best of the same network, steps and seed is what the others must reach."""
     lines = [
-        "| network Beta | T | seed | method | images spent | held-out distance at the end | its best on the way, at images | "
-        "images to the published search's best | fewer by |",
+        "| network Beta | T | seed | method | images spent | held-out distance at the end "
+        "| its best on the way, at images | images to the published search's best | fewer by |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     published = {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
@@ -185,8 +185,8 @@ def table(runs: list[Run]) -> str:
         ratio = f"{target.best[0] / needed:.0f}x" if target is not None and needed else ""
         reached = f"{needed:,}" if needed is not None else "not reached"
         lines.append(
-            f"| {run.network} | {run.num_steps} | {run.seed} | {run.method} | {images:,} | {value:.3f} +- {error:.3f} | "
-            f"{run.best[1]:.3f} at {run.best[0]:,} | {reached if target is not None else ''} | {ratio} |"
+            f"| {run.network} | {run.num_steps} | {run.seed} | {run.method} | {images:,} | {value:.3f} +- {error:.3f} "
+            f"| {run.best[1]:.3f} at {run.best[0]:,} | {reached if target is not None else ''} | {ratio} |"
         )
     return "\n".join(lines)
 
@@ -199,7 +199,9 @@ def figure(runs: list[Run], path: Path) -> None:
 
     panels = sorted({(run.network, run.num_steps) for run in runs})
     plot = make_subplots(cols=len(panels), rows=1, subplot_titles=[f"Beta({n}), T={t}" for n, t in panels])
-    colours = dict(zip(METHODS, ["#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#d55e00"], strict=True))
+    colours = dict(
+        zip(METHODS, ["#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#d55e00"], strict=True)
+    )
     for run in runs:
         images, values, errors = zip(*run.trail, strict=True)
         plot.add_trace(
