@@ -107,7 +107,8 @@ def train_line(
     while left and not listener.stopping():
         before = len(left)
         begun: dict[int, Greeting] = {}
-        line: Any = ray.remote(num_cpus=0, max_concurrency=THREADS)(_Line).options(**_near_the_driver()).remote()
+        options = {"num_cpus": 0, "max_concurrency": THREADS, **_near_the_driver()}
+        line: Any = ray.remote(_Line).options(**options).remote()
         run = line.run.remote(left, site, settings.gpus_per_training, num_workers)
         try:
             for index, answer in _listen(line, run, tasks, begun, listener, attempts):
