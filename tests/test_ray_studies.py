@@ -78,9 +78,10 @@ def started(folder, nodes, **changes):
     )
 
 
-def training_of(database):
+def trainings(database, which):
+    """(pid, fingerprint) of trainings in the ledger."""
     with contextlib.suppress(sqlalchemy.exc.OperationalError):  # no tables yet
-        return ask(database, "SELECT pid FROM tasks WHERE kind = 'training' AND state = 'running'")
+        return ask(database, f"SELECT pid, fingerprint FROM tasks WHERE kind = 'training' AND {which} ORDER BY id")
     return []
 
 
@@ -88,18 +89,19 @@ def test_a_killed_training_goes_on_from_its_state(nodes, tmp_path):
     """Another worker takes it up, and the steps that were done are not done again."""
     driver, database = started(tmp_path, nodes, **LONG), f"sqlite:///{tmp_path / 'study.db'}"
     try:
-        ((pid,),) = wait_for(lambda: training_of(database), "a training")
-        states = tmp_path / "study-artifacts"
-        wait_for(lambda: list(states.glob("*.state.safetensors")), "its first state")
+        pid, name = wait_for(lambda: trainings(database, "state = 'running'"), "a training")[0]
+        state = tmp_path / "study-artifacts" / f"{name}.state.safetensors"
+        wait_for(state.exists, "its first state")
         assert kill(pid)
-        again = wait_for(lambda: [row for row in training_of(database) if row != (pid,)], "the next attempt")
-        assert is_running(again[0][0])
+        ((again, same),) = wait_for(lambda: trainings(database, "attempt = 2"), "the next attempt")
+        assert is_running(again)
+        assert (again != pid, same == name) == (True, True)
         run_ok("stop", "tiny", "--db", tmp_path / "study.db")
         _, err = driver.communicate(timeout=100)
     finally:
         driver.kill()
     assert err.splitlines() == ["stopped: what was finished is kept; the same command goes on from there"]
-    rows = ask(database, "SELECT state, attempt, error FROM tasks WHERE kind = 'training' ORDER BY id")
+    rows = ask(database, f"SELECT state, attempt, error FROM tasks WHERE fingerprint = '{name}' ORDER BY id")
     assert [row[:2] for row in rows] == [("failed", 1), ("done", 2)]
     assert "died" in rows[0][2]
     assert ask(database, "SELECT state FROM studies") == [("stopped",)]
