@@ -75,7 +75,7 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
     try:
         address = _answering(settings.address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot use the Ray cluster at {settings.address}: {reason}") from error
     if settings.is_client:
