@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench bench-sampling bench-store bench-gradient bench-search bench-scaling chaos same-bits clean
+.PHONY: quickstart test test-cluster check bench bench-sampling bench-store bench-gradient bench-search bench-scaling chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -16,6 +16,9 @@ quickstart: $(VENV)/installed  ## the main job: a whole study on real digits
 
 test: $(VENV)/installed  ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-cluster: $(VENV)/installed  ## whole studies on imitated Ray nodes
+	$(BIN)/python -m pytest -m cluster
 
 check: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from chaos import Chaos, undisturbed
 from ray_clusters import Nodes
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_study_survives_workers_nodes_and_drivers(postgres, tmp_path):
     expected = undisturbed(tmp_path / "undisturbed")
     nodes = Nodes(3)

@@ -12,7 +12,7 @@ from endings import differences, ending, recorded
 from ray_clusters import Nodes, kill
 from studies_for_tests import is_running, run_cli, run_ok, wait_for, write_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
