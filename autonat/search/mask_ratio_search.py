@@ -123,7 +123,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
             "mask_ratio": kept.mask_ratio,
             "schedule": kept.schedule,
             "distance": (base if kept is incumbent else judged[centre][0].evaluation).value,
-            "gain": -change,
+            "gain": 0.0 - change,  # never -0.0
             "gain_standard_error": error,
             "candidates": [
                 {
