@@ -395,7 +395,6 @@ FILES = (
     ("data", "tokenizer"),
     ("data", "tokens"),
     ("data", "captions", "contexts"),
-    ("data", "captions", "table"),
     ("features", "weights"),
     ("features", "reference"),
 )

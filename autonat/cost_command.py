@@ -158,8 +158,8 @@ def _measure(cost: Cost, device: Any, batch: int, runs: int, seed: int) -> Laten
     import torch
 
     from models.networks import build_network
-    from models.noise import DeviceNoise
-    from models.sample import FirstStepLogits, StreamNoise, sample
+    from models.noise import noise_on
+    from models.sample import FirstStepLogits, sample
 
     config, network = cost.subject.config, cost.subject.network
     if network is None:
@@ -172,7 +172,7 @@ def _measure(cost: Cost, device: Any, batch: int, runs: int, seed: int) -> Laten
     num_classes = network.config.num_classes
     labels_B = (torch.arange(batch) % num_classes).to(device)
     shape_BLK = (batch, config.num_tokens, config.codebook_size)
-    noise = StreamNoise(seed, 0, shape_BLK) if device.type == "cpu" else DeviceNoise(seed, 0, shape_BLK, device)
+    noise = noise_on(device, seed, 0, shape_BLK)
     table = FirstStepLogits(network)
 
     def once() -> float:

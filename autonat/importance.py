@@ -8,10 +8,15 @@ from typing import Any
 from models.schedule import components
 
 
+def beyond_noise(value: float, error: float) -> float:
+    """A gradient's component times max(0, 1 - SE^2 / g^2): what is lost in its own noise counts for nothing."""
+    return value * max(0.0, 1 - (error / value) ** 2) if value else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """size: mean over iterates of |g| max(0, 1 - SE^2 / g^2), in distance per unit of the family's scale, so that noise
-    alone counts nothing. slope, standard_error: the mean gradient and its standard error."""
+    """size: mean over iterates of what exceeds the noise, in distance per unit of the family's scale. slope,
+    standard_error: the mean gradient and its standard error."""
 
     family: str
     step: int
@@ -37,10 +42,7 @@ def importance(decisions: Iterable[dict[str, Any]]) -> list[Importance]:
     for index, (family, step) in enumerate(components((length + 2) // 4)):
         values = [gradient[index] for gradient, _ in gradients[length]]
         errors = [error[index] for _, error in gradients[length]]
-        sizes = [
-            abs(value) * max(0.0, 1 - (error / value) ** 2) if value else 0.0
-            for value, error in zip(values, errors, strict=True)
-        ]
+        sizes = [abs(beyond_noise(value, error)) for value, error in zip(values, errors, strict=True)]
         count = len(values)
         rows.append(
             Importance(

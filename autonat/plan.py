@@ -12,7 +12,7 @@ from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
 from autonat.specs import MeasuredSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
-from models.data import Data, DataSizes, TokenData, sizes_of
+from models.data import Data, DataSizes, sizes_of
 from models.evaluate import Block, Generator
 from models.networks import build_network
 from models.sample import unconditional_steps
@@ -151,9 +151,9 @@ class _Codes(GreyLevelTokenizer):
 
 
 def _with_captions(network: Any, data: Data) -> Any:
-    """Random contexts in place of captions, so that no file is needed to plan."""
+    """Empty contexts in place of captions, so that no file is needed to plan."""
     if not isinstance(network, TextUViT):
         return network
-    shape = (data.num_classes if isinstance(data, TokenData) else 1, network.config.context_tokens, 1)
-    contexts = torch.zeros(1, 1, 1).expand(shape[0], shape[1], network.config.context_width)
+    config = network.config
+    contexts = torch.zeros(1).expand(sizes_of(data).num_classes, config.context_tokens, config.context_width)
     return network.with_contexts(contexts, contexts[0])

@@ -31,15 +31,12 @@ Labels = Literal["balanced", "random"]
 class Compute:
     """What a result is computed on. Noise comes from the device's own generator and bfloat16 rounds, so it is part of
     the result's name: a number from another device is another draw.
-
-    compile: let torch.compile fuse the network; float32 results then agree to rounding only.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +101,19 @@ GeneratorSpec = TrainSpec | CheckpointSpec
 MetricSpec = FeatureSpec | InceptionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationSpec:
-    """Generate `num_images` images and measure their distance to the real ones. Result: Evaluation."""
+class _InBlocks:
+    """What is painted in whole blocks of images. Raises ValueError where they are not whole, or fewer than two."""
 
-    training: GeneratorSpec
-    features: MetricSpec
-    schedule: GenerationSchedule
-    seed: int
+    __slots__ = ()
     num_images: int
     block_size: int
-    labels: Labels = "balanced"
-    compute: Compute = Compute()
 
     def __post_init__(self) -> None:
-        _check_blocks(self.num_images, self.block_size)
+        if self.block_size < 2 or self.num_images < 2 * self.block_size or self.num_images % self.block_size:
+            raise ValueError(
+                f"num_images {self.num_images} must be at least two whole blocks of {self.block_size} "
+                "(a standard error needs two)"
+            )
 
     @property
     def num_blocks(self) -> int:
@@ -131,7 +126,21 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeSpec:
+class EvaluationSpec(_InBlocks):
+    """Generate `num_images` images and measure their distance to the real ones. Result: Evaluation."""
+
+    training: GeneratorSpec
+    features: MetricSpec
+    schedule: GenerationSchedule
+    seed: int
+    num_images: int
+    block_size: int
+    labels: Labels = "balanced"
+    compute: Compute = Compute()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec(_InBlocks):
     """Measure how each probe of one schedule value changes the distance, under common random numbers and dithered mask
     counts. Result: Differences."""
 
@@ -144,13 +153,6 @@ class ProbeSpec:
     block_size: int
     compute: Compute = Compute()
 
-    def __post_init__(self) -> None:
-        _check_blocks(self.num_images, self.block_size)
-
-    @property
-    def num_blocks(self) -> int:
-        return self.num_images // self.block_size
-
     @property
     def images(self) -> int:
         """Images generated: the base once for its statistics and once beside its probes, and every probe."""
@@ -158,7 +160,7 @@ class ProbeSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class PopulationSpec:
+class PopulationSpec(_InBlocks):
     """Measure what moving each schedule value from `lows` to `highs` does to the distance, every image under a
     perturbation of its own (``models.population``). Result: Changes."""
 
@@ -173,23 +175,15 @@ class PopulationSpec:
     compute: Compute = Compute()
 
     def __post_init__(self) -> None:
-        _check_blocks(self.num_images, self.block_size)
+        _InBlocks.__post_init__(self)
         if self.block_size % 2:
             raise ValueError(f"block_size {self.block_size} must be even: images come in pairs")
         if not len(self.lows) == len(self.highs) == len(self.schedule.values()):
             raise ValueError("lows and highs need one value for each of the schedule's")
 
-    @property
-    def num_blocks(self) -> int:
-        return self.num_images // self.block_size
-
-    @property
-    def images(self) -> int:
-        return self.num_images
-
 
 @dataclass(frozen=True, slots=True)
-class MetricsSpec:
+class MetricsSpec(_InBlocks):
     """Generate the images of the evaluation with the same seed and count, and measure the metrics of `names` (see
     ``models.metrics``), which look at single images. Result: Metrics."""
 
@@ -202,29 +196,10 @@ class MetricsSpec:
     names: tuple[str, ...]
     compute: Compute = Compute()
 
-    def __post_init__(self) -> None:
-        _check_blocks(self.num_images, self.block_size)
-
-    @property
-    def num_blocks(self) -> int:
-        return self.num_images // self.block_size
-
-    @property
-    def images(self) -> int:
-        """Images generated for this result."""
-        return self.num_images
-
 
 # What is computed in blocks of images.
 MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec
 Spec = FeatureSpec | TrainSpec | MeasuredSpec
-
-
-def _check_blocks(num_images: int, block_size: int) -> None:
-    if block_size < 2 or num_images < 2 * block_size or num_images % block_size:
-        raise ValueError(
-            f"num_images {num_images} must be at least two whole blocks of {block_size} (a standard error needs two)"
-        )
 
 
 def canonical_json(value: Any) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 from benchmarks.paired import ratio, show
 from models.graphed import GraphedSampler
 from models.networks import ENATConfig, NetworkConfig, UViTConfig, build_network
-from models.noise import DeviceNoise
-from models.sample import Canvas, FirstStepLogits, Knobs, Noise, StreamNoise, advance, guided_logits, sample
+from models.noise import Noise, noise_on
+from models.sample import Canvas, FirstStepLogits, Knobs, advance, guided_logits, sample
 from models.schedule import GenerationSchedule, enat_linear
 
 NUM_STEPS, NUM_TOKENS, CODES, CLASSES = 8, 256, 1024, 1000
@@ -65,7 +65,7 @@ def measure(kind: str, width: int, batch: int, guidance: float, device: str, rep
     schedule = enat_linear(NUM_STEPS, guidance_scale=guidance, choice_temperature=CHOICE, sampling_temperature=DRAW)
     labels_B = torch.arange(batch, device=device) * 37 % CLASSES
     shape = (batch, NUM_TOKENS, CODES)
-    noise: Noise = StreamNoise(0, 0, shape) if device == "cpu" else DeviceNoise(0, 0, shape, device)
+    noise = noise_on(device, 0, 0, shape)
     first_logits = FirstStepLogits(network)
 
     def on_device(work: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from autonat.importance import beyond_noise
 from autonat.storage.ownership import Owner
 from autonat.storage.tables import journal, results, studies
 from models.mask_ratio import (
@@ -619,9 +620,8 @@ def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     frame = gradients_frame(engine, study)
     if frame.empty:
         return as_frame([], IMPORTANCE_COLUMNS)
-    size = frame["gradient"].abs()
-    noise = (frame["standard_error"].fillna(0.0) / size.where(size > 0)) ** 2
-    frame["importance"] = (size * (1 - noise).clip(lower=0)).fillna(0.0)
+    pairs = zip(frame["gradient"], frame["standard_error"].fillna(0.0), strict=True)
+    frame["importance"] = [abs(beyond_noise(value, error)) for value, error in pairs]
     mean = frame.groupby(["component", "family", "step"], sort=False, as_index=False)["importance"].mean()
     # Stable, so equal ones stay in the schedule's order.
     mean = mean.sort_values("importance", ascending=False, kind="stable", ignore_index=True)

@@ -17,17 +17,15 @@ from models.tokenizer import GreyLevelTokenizer, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """Captions in place of classes: what a text encoder made of them, and, to read, the texts.
+    """Captions in place of classes.
 
-    contexts: `.npy` [N + 1, S, C], the last row the encoding of the empty string, which is the null context;
-    `autonat encode-captions` makes it. table: the captions' TSV or Parquet file, its texts in `column`.
+    contexts: `.npy` [N + 1, S, C], what a text encoder made of N captions, the last row the encoding of the empty
+    string, which is the null context; `autonat encode-captions` makes it of a table.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     contexts: File
-    table: File | None = None
-    column: str = "caption"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +59,6 @@ class DataSizes:
     @property
     def num_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
-
-
-def data_name(data: Data) -> str:
-    return data if isinstance(data, str) else data.name
 
 
 def sizes_of(data: Data) -> DataSizes:

@@ -14,9 +14,9 @@ from torch import Tensor
 from models.features import DigitClassifier
 from models.frechet import Reference, Statistics, standard_error
 from models.images import ImageSet
-from models.noise import DeviceNoise
+from models.noise import Noise, noise_on
 from models.random_streams import stream
-from models.sample import FirstStepLogits, Noise, StreamNoise, sample
+from models.sample import FirstStepLogits, sample
 from models.schedule import GenerationSchedule
 from models.tokenizer import Tokenizer
 
@@ -87,10 +87,7 @@ class Generator:
 
     def noise(self, block: Block) -> Noise:
         config = self.network.config
-        shape = (block.size, config.num_tokens, config.codebook_size)
-        if self.device.type == "cpu":
-            return StreamNoise(block.seed, block.index, shape)
-        return DeviceNoise(block.seed, block.index, shape, self.device)
+        return noise_on(self.device, block.seed, block.index, (block.size, config.num_tokens, config.codebook_size))
 
     def tokens(self, schedule: GenerationSchedule, block: Block, *, dithered: bool = False) -> Tensor:
         """Codes int64 [B, L]."""

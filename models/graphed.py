@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.sample import FirstStepLogits, Noise, sample
+from models.noise import Noise
+from models.sample import FirstStepLogits, sample
 from models.schedule import GenerationSchedule
 
 

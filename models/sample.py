@@ -20,46 +20,18 @@ same under ``enat``, with ratios of at most (L - 1) / L, except that AdaNAT reve
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.random_streams import gumbel, stream
+from models.noise import Noise
 from models.schedule import GenerationSchedule
 
 TEMPERATURE_FLOOR = {"enat": 1e-3, "autonat": 1e-4, "muse": 0.0}
 
 # Rules that clamp the count and mask every token up to the n-th smallest confidence; the others mask the n smallest.
 CUTS_AT_CONFIDENCE = ("autonat", "muse")
-
-
-class Noise(Protocol):
-    """Standard Gumbel noise by step; None stands for none at all (argmax decoding)."""
-
-    def draw(self, step: int) -> Tensor | None:
-        """[B, L, K], added to the tempered logits when tokens are drawn."""
-
-    def choice(self, step: int) -> Tensor | None:
-        """[B, L], added to the confidence times the choice temperature."""
-
-
-@dataclass(frozen=True)
-class StreamNoise:
-    """Noise from counter-based streams: block number, step and seed fix every number (``models.random_streams``)."""
-
-    seed: int
-    block: int
-    shape_BLK: tuple[int, int, int]
-    device: torch.device | str = "cpu"
-
-    def draw(self, step: int) -> Tensor:
-        noise = gumbel(stream(self.seed, "draw", self.block, step), self.shape_BLK)
-        return torch.from_numpy(noise).to(self.device)
-
-    def choice(self, step: int) -> Tensor:
-        noise = gumbel(stream(self.seed, "choice", self.block, step), self.shape_BLK[:2])
-        return torch.from_numpy(noise).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -243,11 +215,6 @@ class FirstStepLogits:
                 self._table_CLK[members.start : members.stop] = self._compute(list(members))
             self._groups.add(group)
         return self._table_CLK[labels_B]
-
-
-def first_step_logits(network: Any) -> FirstStepLogits:
-    """The first step's logits of a network, computed class by class as they are asked for."""
-    return FirstStepLogits(network)
 
 
 def unconditional_steps(schedule: GenerationSchedule, reuses_features: bool) -> list[bool]:

@@ -127,13 +127,6 @@ class VQGANTokenizer:
             return self.network.decode(codes_Bhw).clamp(0, 1)
 
 
-def tokenizer_for(data: str) -> Tokenizer:
-    """The tokenizer of a data set. Raises ValueError for a data set that has none."""
-    if data == "digits":
-        return GreyLevelTokenizer()
-    raise ValueError(f"no tokenizer for data set {data!r}")
-
-
 def open_tokenizer(name: str, size: int | None = None, device: torch.device | str = "cpu") -> Tokenizer:
     """``digits``, or the path of a VQGAN's checkpoint; for square images of ``size`` pixels (default 8, 256).
 

@@ -25,8 +25,9 @@ from models.counts import (
 )
 from models.enat import ENATConfig
 from models.networks import build_network
+from models.noise import StreamNoise
 from models.presets import preset
-from models.sample import FirstStepLogits, StreamNoise, sample
+from models.sample import FirstStepLogits, sample
 from models.schedule import autonat_initial, enat_linear, maskgit_cosine, muse_initial
 from models.uvit import TextUViTConfig, UViTConfig
 from models.vqgan import VQGAN, VQGANConfig

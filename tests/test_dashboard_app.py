@@ -5,16 +5,19 @@ import io
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 from test_dashboards_studies import METRIC, Writer, whole_study
 
+from autonat.config import load_recipe
 from autonat.errors import UserError
 from autonat.storage.store import Store
 from dashboards import access, addresses, figures, frames, outcome_frames, progress_figures, progress_frames
@@ -393,6 +396,15 @@ def test_thinning_keeps_the_best(values, most):
 
 def test_published_numbers_are_labelled(reader):
     assert AUTONAT_L_T8.num_steps == 8
+    # The same strategy as the recipe's, and as the recording of the official file.
+    recipe = load_recipe("imagenet256_autonat_l")
+    golden = Path(__file__).parent / "golden" / "uvit_strategies.yaml"
+    recorded = yaml.safe_load(golden.read_text())["released_T8"]
+    assert recipe.schedule.build() == AUTONAT_L_T8
+    assert list(AUTONAT_L_T8.guidance_scales) == recorded["manual_cfg"]
+    assert list(AUTONAT_L_T8.mask_ratios) == recorded["manual_ratios"]
+    assert list(AUTONAT_L_T8.choice_temperatures) == recorded["manual_temp"]
+    assert list(AUTONAT_L_T8.sampling_temperatures) == recorded["manual_samp_temp"]
     figure = PLOTS["published"].figure(reader, Choice())
     assert all("published" in trace.name for trace in figure.data)
     assert "published" in figure.layout.yaxis.title.text

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.images import DIGITS_LEVELS, digits, grey_to_uint8, image_set
-from models.tokenizer import GreyLevelTokenizer, tokenizer_for
+from models.tokenizer import GreyLevelTokenizer, open_tokenizer
 
 
 def test_digits_are_split_without_overlap():
@@ -35,7 +35,7 @@ def test_grey_levels_are_told_apart():
 
 
 def test_tokenizer_round_trip_on_all_digits():
-    data, tokenizer = digits(), tokenizer_for("digits")
+    data, tokenizer = digits(), open_tokenizer("digits")
     images = torch.from_numpy(np.concatenate([data.train_images, data.test_images]))
     tokens_BL = tokenizer.encode(images)
     height, width = tokenizer.grid
@@ -68,4 +68,4 @@ def test_unknown_data_sets_are_refused():
     with pytest.raises(ValueError, match="imagenet"):
         image_set("imagenet")
     with pytest.raises(ValueError, match="imagenet"):
-        tokenizer_for("imagenet")
+        open_tokenizer("imagenet")

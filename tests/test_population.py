@@ -129,3 +129,15 @@ def test_intervals_of_the_regression_cover_the_truth():
 def test_too_few_pairs():
     with pytest.raises(ValueError, match="3 pairs of images cannot tell 3 values apart"):
         regress([(torch.ones(3, 3), torch.ones(3))])
+
+
+def test_a_generator_in_bfloat16_paints_codes_and_keeps_float32_logits():
+    schedule = GenerationSchedule((0.6, 0.3), (1.0, 0.9, 0.8), (1.0, 0.5), (0.0, 0.5, 1.0))
+    half = Generator(NETWORK, Codes(), "bfloat16")
+    tokens = half.tokens(schedule, BLOCK)
+    assert tokens.shape == (BLOCK.size, NETWORK.config.num_tokens)
+    assert int(tokens.max()) < NETWORK.config.codebook_size
+    assert torch.equal(tokens, Generator(NETWORK, Codes(), "bfloat16").tokens(schedule, BLOCK))
+    logits, whole = (generator.first_logits.of(GENERATOR.labels(BLOCK)) for generator in (half, GENERATOR))
+    assert logits.dtype == torch.float32
+    assert 0 < float((logits - whole).abs().max()) < 0.1 * float(whole.abs().max())

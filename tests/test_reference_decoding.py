@@ -14,7 +14,7 @@ from reference import (
     uvit_network,
 )
 
-from models.sample import Canvas, Knobs, advance, count_to_mask, first_step_logits, guided_logits, sample
+from models.sample import Canvas, FirstStepLogits, Knobs, advance, count_to_mask, guided_logits, sample
 from models.schedule import GenerationSchedule, enat_linear, maskgit_cosine, muse_linear
 
 pytestmark = pytest.mark.reference
@@ -202,7 +202,7 @@ def decode(trace, run, dtype, cached_first_step=False):
         compared.extend(check_step(taken, recorded, step, network.mask_token, ATOL[trace]))
         seen.append(step)
 
-    first_logits = first_step_logits(network) if cached_first_step else None
+    first_logits = FirstStepLogits(network) if cached_first_step else None
     tokens_BL = sample(network, schedule, labels_B, noise, first_logits=first_logits, observe=observe)
     assert torch.equal(tokens_BL, recorded["final_ids"])
     counts = [row if isinstance(row, int) else max(row) for row in facts(trace)["runs"][run]["n_masked_out"]]
@@ -286,7 +286,7 @@ def test_clamp_and_ties_occur():
 
 @pytest.mark.parametrize("cached_first_step", [False, True])
 def test_first_step_logits_agree_with_the_recorded_ones(cached_first_step):
-    """The empty canvas of every run, by class: what ``first_step_logits`` keeps."""
+    """The empty canvas of every run, by class: what ``FirstStepLogits`` keeps."""
     gaps = []
     for run in ENAT_RUNS:
         recorded = Recorded("enat_trace", run)
@@ -298,7 +298,7 @@ def test_first_step_logits_agree_with_the_recorded_ones(cached_first_step):
             if key not in recorded:
                 continue
             if cached_first_step:
-                table = first_step_logits(network)
+                table = FirstStepLogits(network)
                 logits = (
                     table.of(classes_B)
                     if key == "logits_cond"

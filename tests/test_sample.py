@@ -11,15 +11,14 @@ from strategies import MODERATE, RULES, schedules, tiny_network
 import models.sample
 from models.evaluate import Block, Generator, dithers
 from models.graphed import GraphedSampler
+from models.noise import DeviceNoise, StreamNoise, noise_on
 from models.probes import KNOB_OF_FAMILY, Probe, probe_tokens
 from models.sample import (
     Canvas,
     FirstStepLogits,
     Knobs,
-    StreamNoise,
     advance,
     count_to_mask,
-    first_step_logits,
     guided_logits,
     sample,
     unconditional_steps,
@@ -129,7 +128,7 @@ def test_a_tokenizer_with_another_codebook_is_refused():
 @given(schedules(MODERATE, rules=("enat",), no_guidance_at_some_steps=True), st.booleans())
 @settings(max_examples=40)
 def test_unconditional_branch_runs_only_where_it_matters(schedule, cached_first_step):
-    first_logits = first_step_logits(NETWORK) if cached_first_step else None
+    first_logits = FirstStepLogits(NETWORK) if cached_first_step else None
     network, steps = CountingNetwork(), []
     tokens_BL = sample(
         network, schedule, LABELS_B, noise(), first_logits=first_logits, observe=lambda _, taken: steps.append(taken)
@@ -171,7 +170,7 @@ def test_unconditional_steps(scales, with_reuse, without_reuse):
 @settings(max_examples=20)
 def test_cached_first_step_gives_the_same_tokens(schedule, dithered):
     offsets = (0.3,) * schedule.num_steps if dithered else None
-    cached = sample(NETWORK, schedule, LABELS_B, noise(), first_logits=first_step_logits(NETWORK), dithers=offsets)
+    cached = sample(NETWORK, schedule, LABELS_B, noise(), first_logits=FirstStepLogits(NETWORK), dithers=offsets)
     assert torch.equal(cached, sample(NETWORK, schedule, LABELS_B, noise(), dithers=offsets))
 
 
@@ -310,7 +309,7 @@ def test_the_first_steps_table_does_not_depend_on_the_order_of_asking(seed, orde
 @settings(max_examples=15)
 def test_a_recorded_run_paints_the_same(schedule, with_table, seed):
     """On the CPU nothing is recorded; what is tested is that labels, noise and table reach the run."""
-    table = first_step_logits(NETWORK) if with_table else None
+    table = FirstStepLogits(NETWORK) if with_table else None
     recorded = GraphedSampler(NETWORK, schedule, BATCH, first_logits=table)
     for labels_B, block in ((LABELS_B, seed), (LABELS_B.flip(0), seed + 1)):
         expected = sample(NETWORK, schedule, labels_B, noise(0, block), first_logits=table)
@@ -324,7 +323,7 @@ def test_rules_that_look_at_the_tokens_are_not_recorded():
 
 def test_half_precision_logits_are_guided_in_float32():
     half = tiny_network().bfloat16()
-    for table in (None, first_step_logits(half)):
+    for table in (None, FirstStepLogits(half)):
         dtypes = set()
 
         def observe(_, taken, dtypes=dtypes):
@@ -332,3 +331,25 @@ def test_half_precision_logits_are_guided_in_float32():
 
         sample(half, maskgit_cosine(3), LABELS_B, noise(), first_logits=table, observe=observe)
         assert dtypes == {torch.float32}
+
+
+# Noise on a device
+
+
+def test_device_noise_has_an_address_and_is_standard_gumbel():
+    noise = DeviceNoise(5, 2, (8, 16, 40), "cpu")
+    assert torch.equal(noise.draw(1), DeviceNoise(5, 2, (8, 16, 40), "cpu").draw(1))
+    assert noise.choice(1).shape == (8, 16)
+    others = [DeviceNoise(6, 2, (8, 16, 40), "cpu"), DeviceNoise(5, 3, (8, 16, 40), "cpu")]
+    assert not any(torch.equal(noise.draw(1), other.draw(1)) for other in others)
+    assert not torch.equal(noise.draw(1), noise.draw(2))
+    drawn = noise.draw(0).double()
+    assert bool(drawn.isfinite().all())
+    # Mean and variance of a standard Gumbel are Euler's constant and pi^2 / 6; 5,120 numbers.
+    assert abs(float(drawn.mean()) - 0.5772) < 5 * 1.2825 / 5120**0.5
+    assert abs(float(drawn.var()) - 1.6449) < 0.25
+
+
+def test_every_device_has_its_noise():
+    assert noise_on("cpu", 1, 2, (3, 4, 5)) == StreamNoise(1, 2, (3, 4, 5))
+    assert noise_on("cuda", 1, 2, (3, 4, 5)) == DeviceNoise(1, 2, (3, 4, 5), "cuda")

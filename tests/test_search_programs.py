@@ -16,7 +16,7 @@ from autonat.search.descent import measure_gradient
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Phase
 from autonat.search.schedule_search import tune_schedule
-from autonat.specs import EvaluationSpec, PopulationSpec, ProbeSpec, TrainSpec, derived_seed, fingerprint
+from autonat.specs import EvaluationSpec, PopulationSpec, ProbeSpec, TrainSpec, fingerprint
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
 from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine
 
@@ -395,32 +395,31 @@ def test_beta_search_keeps_an_incumbent_that_nothing_beats():
 
 
 def test_close_calls_are_trained_again_with_another_seed():
-    """A landscape flat in alpha: points differ by their trainings' luck alone."""
+    """A flat landscape: points differ by noise alone, so the best of a line is often within an error of its centre."""
 
-    class Lucky(SimulatedLandscape):
-        def _answer(self, spec):
-            self.luck = derived_seed(getattr(getattr(spec, "training", None), "seed", 0), "luck") % 100 / 2000
-            return super()._answer(spec)
-
+    class Flat(SimulatedLandscape):
         def true_distance(self, schedule, mask_ratio):
-            return 1.0 + getattr(self, "luck", 0.0)
+            return 1.0
 
-    def trainings(repeats):
-        landscape = Lucky(OPTIMUM, noise=1.0)
-        lab, pair = laboratory()
+    def trainings(repeats, seed):
+        landscape = Flat(OPTIMUM, noise=1.0)
+        lab, pair = laboratory(seed)
         pair = replace(pair, training=replace(pair.training, mask_ratio=BetaMaskRatio(6.0, 3.0)))
         settings = BetaSearch(max_trainings=12, images=400, repeats=repeats)
         run_program(search_mask_ratio(lab, PHASE, pair, settings), landscape)
         specs = [spec for spec in landscape.fulfilled if isinstance(spec, TrainSpec)]
-        assert len(specs) == len(set(specs)) < 12
+        assert len(specs) == len(set(specs)) <= 12
         return specs
 
-    seeds = {spec.seed for spec in trainings(0)}
-    assert len(seeds) == 1
-    again = trainings(2)
-    assert len({spec.seed for spec in again}) > 1
-    by_seed = [spec.mask_ratio for spec in again if spec.seed not in seeds]
-    assert len(by_seed) >= 2  # the best and the centre, both
+    repeated = 0
+    for seed in range(30):
+        (own,) = {spec.seed for spec in trainings(0, seed)}
+        others = [spec for spec in trainings(2, seed) if spec.seed != own]
+        if others:
+            repeated += 1
+            assert len(others) >= 2  # the best and the centre, both
+            assert len({spec.mask_ratio for spec in others}) >= 2
+    assert repeated >= 3
 
 
 # The whole study

@@ -13,6 +13,7 @@ from models.checkpoint import load_tensors
 from models.enat import ENAT
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
 from models.train import TrainingConfig, batch_indices, learning_rate_at, masked_cross_entropy, train
+from models.uvit import UViT, UViTConfig
 
 NETWORK = tiny_config(encoder_blocks=1)
 CONFIG = TrainingConfig(
@@ -148,6 +149,52 @@ def test_training_learns_a_data_set_of_one_image():
     network, loss = train(replace(NETWORK, embedding_std=0.5), config, MASK_RATIO, tokens_NL, labels_N, 0)
     assert loss < 0.5 * np.log(NETWORK.codebook_size)
     assert not network.training
+
+
+UVIT = UViTConfig(
+    num_tokens=NETWORK.num_tokens, codebook_size=NETWORK.codebook_size, num_classes=NETWORK.num_classes,
+    width=16, heads=2, blocks=3,
+)  # fmt: skip
+UVIT_CONFIG = replace(CONFIG, reuse_probability=0.0)
+
+
+def test_a_u_vit_learns_a_data_set_of_one_image():
+    config = replace(UVIT_CONFIG, steps=200, learning_rate=1e-2, label_smoothing=0.0)
+    network, loss = train(UVIT, config, MASK_RATIO, *data(1), 0)
+    assert loss < 0.5 * np.log(UVIT.codebook_size)
+    assert isinstance(network, UViT)
+
+
+def test_a_u_vit_is_trained_with_a_count_for_each_image_up_to_all_tokens(monkeypatch):
+    counts = []
+    plain = UViT.forward
+
+    def watched(self, tokens_BL, masked_BL, *others, **options):
+        counts.append(masked_BL.sum(1).tolist())
+        return plain(self, tokens_BL, masked_BL, *others, **options)
+
+    monkeypatch.setattr(UViT, "forward", watched)
+    train(UVIT, replace(UVIT_CONFIG, steps=20), BetaMaskRatio(8.0, 0.5), *data(), 1)
+    assert any(len(set(batch)) > 1 for batch in counts)
+    assert max(map(max, counts)) == UVIT.num_tokens  # ENAT would keep one visible
+    assert min(map(min, counts)) >= 1
+
+
+def test_an_interrupted_u_vit_ends_in_the_same_bits(tmp_path):
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(InterruptedTrainingError):
+        run(UVIT_CONFIG, network=UVIT, state_path=path, progress=interrupt_at(50))
+    whole, again = run(UVIT_CONFIG, network=UVIT), run(UVIT_CONFIG, network=UVIT, state_path=path)
+    assert same_weights(whole[0], again[0])
+    assert whole[1] == again[1]
+
+
+def test_bfloat16_rounds_products_and_keeps_float32_weights(uninterrupted):
+    network, loss = run(precision="bfloat16")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert not same_weights(network, uninterrupted[0])
+    assert loss == pytest.approx(uninterrupted[1], abs=0.05)
+    assert same_weights(network, run(precision="bfloat16")[0])
 
 
 def states_of(monkeypatch, config):

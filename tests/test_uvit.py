@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from models.checkpoint import load_network, save_network
 from models.networks import build_network, network_config
-from models.sample import FirstStepLogits, StreamNoise, sample
+from models.noise import StreamNoise
+from models.sample import FirstStepLogits, sample
 from models.schedule import maskgit_cosine, muse_initial
 from models.uvit import TextUViTConfig, UViTConfig
 

@@ -109,7 +109,8 @@ class Worker:
             network = with_conditions(network.to(device_of(compute)), spec.data)
             return Generator(network, tokenizer_of(spec.data, device_of(compute)), compute.precision)
 
-        return self._keep(f"generator {compute}", path, load)
+        # One file may be asked for with other captions or another tokenizer.
+        return self._keep(f"generator {fingerprint(spec)} {compute}", path, load)
 
     def features(self, spec: MetricSpec) -> Any:
         if isinstance(spec, FeatureSpec):

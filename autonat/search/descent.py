@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autonat.config import Descent
+from autonat.importance import beyond_noise
 from autonat.search.confirm import duel
 from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
@@ -98,11 +99,8 @@ def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, see
 
 
 def shrink(gradient: Gradient) -> list[float]:
-    """Each component times max(0, 1 - SE^2 / g^2): what is lost in its own noise does not move the schedule."""
-    return [
-        0.0 if value == 0 else value * max(0.0, 1 - (error / value) ** 2)
-        for value, error in zip(gradient.values, gradient.standard_errors, strict=True)
-    ]
+    """Each component without what is lost in its own noise, so that noise alone does not move the schedule."""
+    return [beyond_noise(value, error) for value, error in zip(gradient.values, gradient.standard_errors, strict=True)]
 
 
 class Momentum:
