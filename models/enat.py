@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linear import Linear, linear
+from models.linear import Linear, linear, linear_gelu
 
 DecoderAttention = Literal["self_cross", "full", "cross"]
 
@@ -126,7 +126,7 @@ class _MLP(nn.Module):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class _Attention(nn.Module):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.linear import WORTHWHILE_MACS, Linear, linear
+from models.linear import WORTHWHILE_MACS, Linear, linear, linear_gelu
 
 
 def problem(seed, rows, inputs, outputs):
@@ -23,6 +23,12 @@ def test_equals_the_ordinary_product_up_to_rounding(seed, rows, inputs, outputs,
     with torch.inference_mode():
         torch.testing.assert_close(
             linear(x, weight, bias if with_bias else None), expected.float(), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            linear_gelu(x, weight, bias if with_bias else None),
+            F.gelu(expected, approximate="tanh").float(),
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 
