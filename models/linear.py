@@ -9,7 +9,7 @@ WORTHWHILE_MACS = 2_000_000
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
+    return bool(
         torch.is_inference_mode_enabled()  # it has no gradient
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
