@@ -74,7 +74,10 @@ class InceptionSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Train a generator. Result: Trained; artifact: the EMA's weights."""
+    """Train a generator. Result: Trained; artifact: the EMA's weights.
+
+    start_from: the training whose weights this one begins with; None: from random weights.
+    """
 
     data: Data
     network: NetworkConfig
@@ -82,6 +85,7 @@ class TrainSpec:
     mask_ratio: AnyMaskRatio
     seed: int
     compute: Compute = Compute()
+    start_from: "TrainSpec | None" = None
 
     images = 0
 
@@ -202,6 +206,16 @@ MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec
 Spec = FeatureSpec | TrainSpec | MeasuredSpec
 
 
+def networks_needed(spec: Spec | InceptionSpec) -> list[TrainSpec | FeatureSpec]:
+    """The networks trained here that computing a spec begins with."""
+    parts: tuple[Any, ...] = ()
+    if isinstance(spec, TrainSpec):
+        parts = (spec.start_from,)
+    elif isinstance(spec, MeasuredSpec):
+        parts = (spec.training, spec.features)
+    return [part for part in parts if isinstance(part, TrainSpec | FeatureSpec)]
+
+
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, floats to the last bit."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -213,12 +227,21 @@ def fingerprint(spec: Spec | InceptionSpec | CheckpointSpec) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
+# Fields that came after results had been recorded. At these values they mean what was meant before, and stay out of the
+# name, so that those results are still found.
+ADDED_LATER: dict[str, Any] = {"start_from": None}
+
+
 def _without_places(value: Any) -> Any:
-    """Plain data with files named by their contents alone."""
+    """Plain data with files named by their contents alone, and without later fields that change nothing."""
     if isinstance(value, dict):
         if value.keys() == {"path", "sha256"}:
             return {"sha256": value["sha256"] or f"unread {value['path']}"}
-        return {key: _without_places(entry) for key, entry in value.items()}
+        return {
+            key: _without_places(entry)
+            for key, entry in value.items()
+            if key not in ADDED_LATER or entry != ADDED_LATER[key]
+        }
     return [_without_places(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
