@@ -107,11 +107,16 @@ class Descent(Strict):
 
 
 class StagedSearch(Strict):
-    """Warm start, then descent, each confirmed on fresh seeds; either may be left out with `null`."""
+    """Warm start, then descent, each confirmed on fresh seeds; either may be left out with `null`.
+
+    descents: how many at most, one after the other, each from the best so far. After one without a confirmed gain the
+    next takes half the steps and twice the images; after two in a row there is no further one.
+    """
 
     method: Literal["staged"] = "staged"
     warm_start: WarmStart | None = WarmStart()
     descent: Descent | None = Descent()
+    descents: int = Field(1, ge=1)
     confirmation_images: int = 2000
 
     @model_validator(mode="after")
@@ -312,8 +317,9 @@ class Recipe(Strict):
             raise ValueError("data.captions and a network of kind uvit_text go together")
         if self.network.kind == "uvit_text" and self.checkpoint is None:
             raise ValueError("a network of kind uvit_text is not trained here: give its checkpoint")
-        if self.network.kind != "enat" and self.training is not None and self.training.reuse_probability > 0:
-            raise ValueError(f"training.reuse_probability must be 0: a {self.network.kind} reuses no features")
+        reuses = self.network.kind == "enat" and self.network.reuse
+        if not reuses and self.training is not None and self.training.reuse_probability > 0:
+            raise ValueError(f"training.reuse_probability must be 0: this {self.network.kind} reuses no features")
 
     def _check_counts(self, num_classes: int) -> None:
         """Image counts are whole blocks, blocks hold whole rounds of the classes or less than one."""

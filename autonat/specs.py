@@ -229,7 +229,7 @@ def fingerprint(spec: Spec | InceptionSpec | CheckpointSpec) -> str:
 
 # Fields that came after results had been recorded. At these values they mean what was meant before, and stay out of the
 # name, so that those results are still found.
-ADDED_LATER: dict[str, Any] = {"start_from": None}
+ADDED_LATER: dict[str, Any] = {"start_from": None, "reuse": True}
 
 
 def _without_places(value: Any) -> Any:

@@ -69,10 +69,10 @@ def image_counts(
 ) -> list[StepCount]:
     """What every step of one image costs; one entry a step that is run.
 
-    reuse: whether ENAT carries features over (without, every visible token is encoded again at every step);
-    first_logits: whether the sampler reads its first step from ``FirstStepLogits``, which is not counted.
+    reuse: False counts an ENAT that carries features over as one that does not (`ENATConfig.reuse`); first_logits:
+    whether the sampler reads its first step from ``FirstStepLogits``, which is not counted.
     """
-    reuses = config.kind == "enat" and reuse
+    reuses = config.kind == "enat" and config.reuse and reuse
     needs_unconditional = unconditional_steps(schedule, reuses)
     counts = masked_counts(schedule, config.num_tokens)
     steps: list[StepCount] = []

@@ -39,6 +39,9 @@ class ENATConfig:
       else to attend to, and they do.
       The weights have the same names and shapes in all three: keys and values of visible tokens come from projection
       A, those of masked ones from B.
+    reuse: whether features of tokens that were visible at the step before are carried over. Without, every visible
+      token is encoded again at every step, which is the paper's first change alone; the weights are the same, the
+      projection idle.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -55,6 +58,7 @@ class ENATConfig:
     initial_positions: Literal["normal", "sinusoidal"] = "normal"
     decoder_attention: DecoderAttention = "self_cross"
     kind: Literal["enat"] = "enat"
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_tokens", "codebook_size", "num_classes", "width", "heads", "decoder_blocks"):
@@ -77,7 +81,8 @@ class ENATConfig:
             raise ValueError("sinusoidal positions need a square grid and a width that is a multiple of 4")
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Plain values; `reuse` where it is off alone, so that files are the same bits as before there was a choice."""
+        return {name: value for name, value in asdict(self).items() if name != "reuse" or not value}
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,7 @@ def _sinusoidal_grid(num_tokens: int, width: int) -> Tensor:
 class ENAT(nn.Module):
     """The network. ``forward`` gives features, ``logits`` turns features into predictions over the codebook."""
 
-    reuses_features = True
+    needs_one_count = True
 
     def __init__(self, config: ENATConfig) -> None:
         super().__init__()
@@ -255,6 +260,10 @@ class ENAT(nn.Module):
         self.mlm_layer = _OutputLayer(config)
         for parameter in self.prev_embedder.parameters():
             parameter.requires_grad_(False)
+
+    @property
+    def reuses_features(self) -> bool:
+        return self.config.reuse
 
     @property
     def mask_token(self) -> int:

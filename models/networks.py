@@ -34,10 +34,14 @@ class Network(Protocol):
     """A masked-token network.
 
     `config` has num_tokens, codebook_size, num_classes and kind. `reuses_features`: whether a pass needs what the pass
-    of the step before returned (ENAT), so that no step of a guidance branch may be left out.
+    of the step before returned (ENAT), so that no step of a guidance branch may be left out. `needs_one_count`: whether
+    every image of a batch must have the same number of masked tokens (ENAT, with reuse or without).
     """
 
-    reuses_features: bool
+    needs_one_count: bool
+
+    @property
+    def reuses_features(self) -> bool: ...
 
     @property
     def config(self) -> Any: ...

@@ -174,6 +174,7 @@ class UViTTrunk(nn.Module):
     """All that class- and text-conditional U-ViTs share: everything but the context."""
 
     reuses_features = False
+    needs_one_count = False
 
     def __init__(self, config: UViTSizes) -> None:
         super().__init__()
