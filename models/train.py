@@ -112,7 +112,7 @@ def _group_loss(
     batch, length = tokens_BL.shape
     # ENAT computes visible and masked tokens apart and needs one count for the group; others have one an image, and
     # may have everything masked (official ImprovedNAT).
-    one_count = network.reuses_features
+    one_count = network.needs_one_count
     counts_B = draw_masked_counts(mask_ratio, 1 if one_count else batch, length, generator, keep_one_visible=one_count)
     count = int(counts_B[0])
     reuse, extra_uniform = generator.random() < config.reuse_probability, generator.random()
