@@ -41,6 +41,7 @@ from autonat.specs import (
     Spec,
     TrainSpec,
     fingerprint,
+    networks_needed,
 )
 from autonat.storage.store import Store
 from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
@@ -99,8 +100,7 @@ class Memo:
         self._train([spec for spec in missing if isinstance(spec, TrainSpec | FeatureSpec)])
         measured = [spec for spec in missing if isinstance(spec, MeasuredSpec)]
         # A measurement needs its networks: trained by now as a rule, trained again where a file is lost or damaged.
-        parts = [part for spec in measured for part in (spec.training, spec.features)]
-        needed = {fingerprint(part): part for part in parts if isinstance(part, TrainSpec | FeatureSpec)}
+        needed = {fingerprint(part): part for spec in measured for part in networks_needed(spec)}
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
         self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec)])
@@ -155,6 +155,13 @@ class Memo:
             raise StudyStopped
 
     def _train(self, specs: Sequence[TrainSpec | FeatureSpec]) -> None:
+        """Train what is not recorded; a training that goes on from another's weights comes after it."""
+        wanted = {fingerprint(spec): spec for spec in specs}
+        needed = {fingerprint(part): part for spec in specs for part in networks_needed(spec)}
+        first = {name: part for name, part in needed.items() if name in wanted or self._recorded(part) is None}
+        if first:
+            self._train(list(first.values()))
+        specs = [spec for name, spec in wanted.items() if name not in first]
         for index, (result, sha256), seconds in self._perform([TrainTask(spec) for spec in specs]):
             self._verified.discard(fingerprint(specs[index]))
             self._record(specs[index], result, seconds, sha256)

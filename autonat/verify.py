@@ -23,6 +23,7 @@ from autonat.specs import (
     Spec,
     TrainSpec,
     fingerprint,
+    networks_needed,
 )
 from autonat.storage.store import Store
 
@@ -62,7 +63,7 @@ def sample_size(total: int, count: int | None, fraction: float | None) -> int:
 def verify(store: Store, study_id: int, new_executor: NewExecutor, *, size: int, seed: int) -> list[Verdict]:
     """Compute `size` of a study's results again, in folders of their own, and compare each with the recorded one.
 
-    A measurement uses the recorded networks, whose hashes are checked; a training is done from the start.
+    What begins with networks uses the recorded ones, whose hashes are checked.
     new_executor: makes an executor for the artifact folder it is given.
     """
     recorded = store.recorded_specs(study_id)
@@ -77,24 +78,21 @@ def verify(store: Store, study_id: int, new_executor: NewExecutor, *, size: int,
             specs[name] = spec
         except ValueError as error:
             verdicts[name] = Verdict(kind, name, None, str(error))
-    trainings = {name: spec for name, spec in specs.items() if isinstance(spec, TrainSpec | FeatureSpec)}
-    measured = {name: spec for name, spec in specs.items() if isinstance(spec, MeasuredSpec)}
-    for name, spec in measured.items():
-        flaw = next((flaw for part in _networks(spec) if (flaw := _flaw(store, part)) is not None), None)
+    for name, spec in specs.items():
+        flaw = next((flaw for part in networks_needed(spec) if (flaw := _flaw(store, part)) is not None), None)
         if flaw is not None:
             verdicts[name] = Verdict(type(spec).__name__, name, None, flaw)
-    ready = [spec for name, spec in measured.items() if name not in verdicts]
-    # Apart, so that no measurement uses a network that was trained just now.
-    for group in (list(trainings.values()), ready):
+    ready = [spec for name, spec in specs.items() if name not in verdicts]
+    # Apart, so that nothing begins with a network that was trained just now.
+    measured: list[Spec] = [spec for spec in ready if isinstance(spec, MeasuredSpec)]
+    trainings: list[Spec] = [spec for spec in ready if not isinstance(spec, MeasuredSpec)]
+    first = [spec for spec in trainings if not networks_needed(spec)]
+    later = [[spec] for spec in trainings if networks_needed(spec)]
+    for group in (first, *later, measured):
         for spec, again in zip(group, _compute(store, group, new_executor), strict=True):
             name = fingerprint(spec)
             verdicts[name] = _compared(type(spec).__name__, name, store.results([name])[name], again)
     return [verdicts[name] for name, _, _ in chosen]
-
-
-def _networks(spec: MeasuredSpec) -> list[TrainSpec | FeatureSpec]:
-    """What a measurement needs that was trained here."""
-    return [part for part in (spec.training, spec.features) if isinstance(part, TrainSpec | FeatureSpec)]
 
 
 def _flaw(store: Store, part: TrainSpec | FeatureSpec) -> str | None:
@@ -110,7 +108,7 @@ def _compute(store: Store, specs: Sequence[Spec], new_executor: NewExecutor) -> 
     with TemporaryDirectory(prefix="autonat-verify-") as folder:
         scratch = Store.open(str(Path(folder) / "verify.db"))
         for spec in specs:
-            for part in _networks(spec) if isinstance(spec, MeasuredSpec) else ():
+            for part in networks_needed(spec):
                 found = store.result(part)
                 assert found is not None
                 shutil.copy(store.artifacts.fetched(fingerprint(part)), scratch.artifacts.path(fingerprint(part)))

@@ -4,7 +4,7 @@ B images a batch, L tokens, K codes. Every random choice has an address (seed, s
 last checkpoint ends in the same bits as one that was never interrupted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -148,6 +148,7 @@ def train(
     labels_N: Tensor,
     seed: int,
     *,
+    start_from: Mapping[str, Tensor] | None = None,
     state_path: Path | None = None,
     precision: str = "float32",
     progress: Callable[[int, float], None] | None = None,
@@ -155,13 +156,19 @@ def train(
 ) -> tuple[Any, float]:
     """Train a network and return its EMA (evaluation mode) and the mean loss of the last tenth of the steps.
 
-    tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. state_path: where the training state
-    is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
+    tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. start_from: the state dict of a trained
+    network to go on from, in place of random weights; ValueError where it does not fit. state_path: where the training
+    state is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
     is called every `progress_every` steps. precision: ``float32``, or ``bfloat16`` for the
     products (torch.autocast; weights, moments and the average stay float32).
     """
     device = tokens_NL.device
     network = build_network(network_config).initialise(torch.Generator().manual_seed(seed)).to(device).train()
+    if start_from is not None:
+        try:
+            network.load_state_dict(start_from)
+        except RuntimeError as error:
+            raise ValueError(f"the weights to start from do not fit the network: {error}") from error
     average = build_network(network_config).to(device).eval()
     average.load_state_dict(network.state_dict())
     average.requires_grad_(False)
@@ -208,7 +215,8 @@ def train(
         except (CheckpointError, KeyError, RuntimeError):
             state_path.unlink(missing_ok=True)  # half written or of another version: begin again
             return train(network_config, config, mask_ratio, tokens_NL, labels_N, seed,
-                         state_path=state_path, precision=precision, progress=progress)  # fmt: skip
+                         start_from=start_from, state_path=state_path, precision=precision,
+                         progress=progress)  # fmt: skip
 
     tail_start = config.steps - max(1, config.steps // 10)
     for step in range(start, config.steps):

@@ -19,13 +19,13 @@ class Parcel:
 def networks_needed(task: Any) -> list[str]:
     """Fingerprints of the networks trained here that a task loads."""
     from autonat.execution.tasks import Task, TrainTask
-    from autonat.specs import FeatureSpec, MeasuredSpec, TrainSpec, fingerprint
+    from autonat.specs import FeatureSpec, fingerprint, networks_needed
 
-    if not isinstance(task, Task) or isinstance(task, TrainTask):
+    if not isinstance(task, Task):
         return []
-    spec = task.spec
-    parts = (spec.training, spec.features) if isinstance(spec, MeasuredSpec) else (spec,)
-    return [fingerprint(part) for part in parts if isinstance(part, TrainSpec | FeatureSpec)]
+    if isinstance(task.spec, FeatureSpec):
+        return [] if isinstance(task, TrainTask) else [fingerprint(task.spec)]
+    return [fingerprint(part) for part in networks_needed(task.spec)]
 
 
 def network_made(task: Any) -> str | None:

@@ -292,8 +292,9 @@ class RayExecutor:
         self._arriving.clear()
         assert self._site is not None
         assert self._note is not None
+        parcels = {index: self._parcels_for(task) for index, task in tasks.items()}
         for index, greeting, answer in train_line(
-            tasks, self._site, self._settings, self._num_workers, listener, attempts
+            tasks, parcels, self._site, self._settings, self._num_workers, listener, attempts
         ):
             self._note.add(greeting.place.host, greeting.logs)
             self._keep(answer)

@@ -10,6 +10,7 @@ from typing import Any
 from autonat.errors import UserError
 from autonat.execution.executor import one_line
 from autonat.execution.listener import ATTEMPTS, Attempts, Listener, Place
+from autonat.execution.parcels import Parcel
 from autonat.execution.ray_cluster import QUIET, RaySettings
 from autonat.execution.ray_worker import Answer, Greeting, RayWorker, Site
 from autonat.execution.tasks import Task
@@ -20,6 +21,7 @@ NEWS_SECONDS = 1.0
 THREADS = 64
 
 Event = tuple[str, int, Any]
+Parcels = Mapping[str, Parcel]
 
 
 class _Line:
@@ -31,21 +33,25 @@ class _Line:
 
     def __init__(self) -> None:
         self._events: queue.Queue[Event] = queue.Queue()
+        self._parcels: Mapping[int, Parcels] = {}
         self._stopping = False
 
-    def run(self, tasks: dict[int, Task], site: Site, gpus: int, at_once: int | None) -> list[str]:
+    def run(
+        self, tasks: dict[int, Task], parcels: Mapping[int, Parcels], site: Site, gpus: int, at_once: int | None
+    ) -> list[str]:
         """Returns when every trial has ended: the errors of those that did not succeed."""
         os.environ |= QUIET
         import ray
         from ray import tune
 
         here = ray.get_runtime_context().current_actor
+        self._parcels = parcels
 
         def trial(config: dict[str, int]) -> None:
             index = config["index"]
             worker = RayWorker(site)
             if ray.get(here.began.remote(index, worker.greet())):
-                answer = worker.perform(tasks[index])
+                answer = worker.perform(tasks[index], ray.get(here.parcels_of.remote(index)))
                 ray.get(here.ended.remote(index, answer))
                 if answer.outcome == "failed":
                     raise RuntimeError(answer.error)  # Tune tries again, in another process
@@ -71,6 +77,10 @@ class _Line:
             self._events.put(("began", index, greeting))
         return not self._stopping
 
+    def parcels_of(self, index: int) -> Parcels:
+        """The weights that a training goes on from: references, which only those follow who lack the file."""
+        return self._parcels[index]
+
     def ended(self, index: int, answer: Answer) -> None:
         self._events.put(("ended", index, answer))
 
@@ -90,6 +100,7 @@ class _Line:
 
 def train_line(
     tasks: Mapping[int, Task],
+    parcels: Mapping[int, Parcels],
     site: Site,
     settings: RaySettings,
     num_workers: int | None,
@@ -109,7 +120,7 @@ def train_line(
         begun: dict[int, Greeting] = {}
         options = {"num_cpus": 0, "max_concurrency": THREADS, **_near_the_driver()}
         line: Any = ray.remote(_Line).options(**options).remote()
-        run = line.run.remote(left, site, settings.gpus_per_training, num_workers)
+        run = line.run.remote(left, parcels, site, settings.gpus_per_training, num_workers)
         try:
             for index, answer in _listen(line, run, tasks, begun, listener, attempts):
                 del left[index]

@@ -143,6 +143,7 @@ class Worker:
             tokens_NL.to(device_of(spec.compute)),
             labels_N.to(device_of(spec.compute)),
             spec.seed,
+            start_from=self._start_of(spec),
             precision=spec.compute.precision,
             state_path=state_path,
             progress=progress,
@@ -152,6 +153,12 @@ class Worker:
         self.artifacts.discard(state_path)
         progress_path.unlink(missing_ok=True)
         return Trained(loss), file_sha256(self.artifacts.path(name))
+
+    def _start_of(self, spec: TrainSpec) -> Any:
+        """The weights that a training goes on from, if it does."""
+        if spec.start_from is None:
+            return None
+        return load_network(self.artifacts.fetched(fingerprint(spec.start_from))).state_dict()
 
     def _train_features(self, spec: FeatureSpec) -> tuple[Features, str]:
         data = image_set(spec.data)
