@@ -16,6 +16,7 @@ from autonat.execution.listener import SILENT
 from autonat.execution.task_ledger import Ledger
 from autonat.execution.tasks import (
     EvaluationTask,
+    FeatureChangeTask,
     MetricsTask,
     PopulationTask,
     ProbeTask,
@@ -30,11 +31,14 @@ from autonat.specs import (
     Differences,
     Evaluation,
     EvaluationSpec,
+    FeatureChanges,
+    FeatureChangeSpec,
     FeatureSpec,
     MeasuredSpec,
     Metrics,
     MetricSpec,
     MetricsSpec,
+    OneStepSpec,
     PopulationSpec,
     ProbeSpec,
     Result,
@@ -44,6 +48,7 @@ from autonat.specs import (
     networks_needed,
 )
 from autonat.storage.store import Store
+from models.feature_change import Change
 from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
 from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
 from models.population import PerturbedBlock, regress
@@ -98,15 +103,16 @@ class Memo:
                 known[name] = found
         missing = [spec for name, spec in wanted.items() if name not in known]
         self._train([spec for spec in missing if isinstance(spec, TrainSpec | FeatureSpec)])
-        measured = [spec for spec in missing if isinstance(spec, MeasuredSpec)]
+        measured = [spec for spec in missing if isinstance(spec, MeasuredSpec | FeatureChangeSpec)]
         # A measurement needs its networks: trained by now as a rule, trained again where a file is lost or damaged.
         needed = {fingerprint(part): part for spec in measured for part in networks_needed(spec)}
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
-        self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec)])
+        self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
         self._perturb([spec for spec in measured if isinstance(spec, PopulationSpec)])
         self._measure([spec for spec in measured if isinstance(spec, MetricsSpec)])
+        self._compare_features([spec for spec in measured if isinstance(spec, FeatureChangeSpec)])
         for name, spec in wanted.items():
             if name not in known:
                 found = self._recorded(spec)
@@ -193,10 +199,10 @@ class Memo:
                 finish(spec, [part for _, part in sorted(parts[number].items())], seconds_of[number])
                 parts[number] = {}
 
-    def _evaluate(self, specs: Sequence[EvaluationSpec]) -> None:
+    def _evaluate(self, specs: Sequence[EvaluationSpec | OneStepSpec]) -> None:
         partials = Partials(self.store.artifacts.folder)
 
-        def keep(spec: EvaluationSpec, task: Task, result: Statistics | Tensor) -> Statistics | None:
+        def keep(spec: EvaluationSpec | OneStepSpec, task: Task, result: Statistics | Tensor) -> Statistics | None:
             """Small statistics stay in memory, wide features wait on disk."""
             if isinstance(result, Statistics):
                 return result
@@ -204,7 +210,7 @@ class Memo:
             partials.keep(fingerprint(spec), task.block, result)
             return None
 
-        def finish(spec: EvaluationSpec, kept: list[Statistics | None], seconds: float) -> None:
+        def finish(spec: EvaluationSpec | OneStepSpec, kept: list[Statistics | None], seconds: float) -> None:
             reference = self._reference(spec.features)
             in_memory = [block for block in kept if block is not None]
 
@@ -225,7 +231,7 @@ class Memo:
 
         for features in {spec.features for spec in specs}:
             self._reference(features)  # now, as an executor runs one batch of tasks at a time
-        groups: list[tuple[EvaluationSpec, list[Task]]] = []
+        groups: list[tuple[EvaluationSpec | OneStepSpec, list[Task]]] = []
         for spec in specs:
             known = partials.known(fingerprint(spec))
             groups.append(
@@ -307,4 +313,21 @@ class Memo:
             self._record(spec, metrics, seconds)
 
         groups = [(spec, [MetricsTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
+        self._by_spec(groups, finish)
+
+    def _compare_features(self, specs: Sequence[FeatureChangeSpec]) -> None:
+        def finish(spec: FeatureChangeSpec, blocks: list[list[Change]], seconds: float) -> None:
+            found = [{(change.step, change.layer, change.group): change for change in block} for block in blocks]
+            # What only some blocks have (where ties let counts differ) is no mean over the images.
+            names = tuple(name for name in found[0] if all(name in block for block in found))
+            changes = FeatureChanges(
+                names=names,
+                cosines=tuple(tuple(block[name].cosine for name in names) for block in found),
+                relatives=tuple(tuple(block[name].relative for name in names) for block in found),
+                num_images=spec.num_images,
+                seed=spec.seed,
+            )
+            self._record(spec, changes, seconds)
+
+        groups = [(spec, [FeatureChangeTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)

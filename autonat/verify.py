@@ -7,19 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from autonat.execution.executor import Executor
 from autonat.memo import Memo
 from autonat.specs import (
-    EvaluationSpec,
     FeatureSpec,
-    MeasuredSpec,
-    MetricsSpec,
-    PopulationSpec,
-    ProbeSpec,
     Spec,
     TrainSpec,
     fingerprint,
@@ -27,9 +22,7 @@ from autonat.specs import (
 )
 from autonat.storage.store import Store
 
-KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (FeatureSpec, TrainSpec, EvaluationSpec, ProbeSpec, PopulationSpec, MetricsSpec)
-}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Spec)}
 
 NewExecutor = Callable[[str], Executor]
 
@@ -84,8 +77,8 @@ def verify(store: Store, study_id: int, new_executor: NewExecutor, *, size: int,
             verdicts[name] = Verdict(type(spec).__name__, name, None, flaw)
     ready = [spec for name, spec in specs.items() if name not in verdicts]
     # Apart, so that nothing begins with a network that was trained just now.
-    measured: list[Spec] = [spec for spec in ready if isinstance(spec, MeasuredSpec)]
-    trainings: list[Spec] = [spec for spec in ready if not isinstance(spec, MeasuredSpec)]
+    trainings: list[Spec] = [spec for spec in ready if isinstance(spec, TrainSpec | FeatureSpec)]
+    measured: list[Spec] = [spec for spec in ready if not isinstance(spec, TrainSpec | FeatureSpec)]
     first = [spec for spec in trainings if not networks_needed(spec)]
     later = [[spec] for spec in trainings if networks_needed(spec)]
     for group in (first, *later, measured):

@@ -9,10 +9,12 @@ from autonat.specs import (
     Differences,
     Evaluation,
     EvaluationSpec,
+    FeatureChangeSpec,
     Features,
     FeatureSpec,
     Metrics,
     MetricsSpec,
+    OneStepSpec,
     PopulationSpec,
     ProbeSpec,
     Result,
@@ -80,6 +82,8 @@ class SimulatedLandscape:
         if isinstance(spec, MetricsSpec):
             values = dict.fromkeys(spec.names, self.true_distance(spec.schedule, spec.training.mask_ratio))
             return Metrics(values, spec.features.metric, spec.seed, spec.num_images, spec.num_images, 0, 0)
+        # The analyses look at networks, and here there are none.
+        assert not isinstance(spec, OneStepSpec | FeatureChangeSpec)
         true = self.true_distance(spec.schedule, spec.training.mask_ratio)
         if isinstance(spec, EvaluationSpec):
             shares = self._noisy(true, spec, fingerprint(spec))

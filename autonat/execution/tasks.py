@@ -5,9 +5,11 @@ from typing import Any
 
 from autonat.specs import (
     EvaluationSpec,
+    FeatureChangeSpec,
     FeatureSpec,
     MetricSpec,
     MetricsSpec,
+    OneStepSpec,
     PopulationSpec,
     ProbeSpec,
     TrainSpec,
@@ -27,7 +29,7 @@ class TrainTask:
 class EvaluationTask:
     """Statistics of one block. `dithered` gives the mask counts that finite differences need."""
 
-    spec: EvaluationSpec | ProbeSpec
+    spec: EvaluationSpec | ProbeSpec | OneStepSpec
     block: int
     dithered: bool = False
 
@@ -71,7 +73,16 @@ class PopulationTask:
     block: int
 
 
-Task = TrainTask | EvaluationTask | ProbeTask | PopulationTask | MetricsTask | ReferenceTask | RealFeaturesTask
+@dataclass(frozen=True, slots=True)
+class FeatureChangeTask:
+    """Changes of the network's features on one block's images."""
+
+    spec: FeatureChangeSpec
+    block: int
+
+
+BlockTask = EvaluationTask | ProbeTask | PopulationTask | MetricsTask | FeatureChangeTask
+Task = TrainTask | BlockTask | ReferenceTask | RealFeaturesTask
 
 
 def kind_of(task: Task) -> str:
@@ -79,23 +90,27 @@ def kind_of(task: Task) -> str:
     if isinstance(task, TrainTask):
         return "training" if isinstance(task.spec, TrainSpec) else "features"
     if isinstance(task, EvaluationTask):
+        if isinstance(task.spec, OneStepSpec):
+            return "one step"
         return "base" if task.dithered else "evaluation"
     if isinstance(task, MetricsTask):
         return "metrics"
     if isinstance(task, PopulationTask):
         return "population"
+    if isinstance(task, FeatureChangeTask):
+        return "feature change"
     return "probes" if isinstance(task, ProbeTask) else "reference"
 
 
 def block_of(task: Task) -> int | None:
-    return task.block if isinstance(task, EvaluationTask | ProbeTask | PopulationTask | MetricsTask) else None
+    return task.block if isinstance(task, BlockTask) else None
 
 
 def images_of(task: Task) -> int:
     """Images that the task generates; summed over a spec's tasks this is ``spec.images``."""
-    if isinstance(task, EvaluationTask | PopulationTask | MetricsTask):
-        return task.spec.block_size
-    return task.spec.block_size * (1 + len(task.spec.probes)) if isinstance(task, ProbeTask) else 0
+    if isinstance(task, ProbeTask):
+        return task.spec.block_size * (1 + len(task.spec.probes))
+    return task.spec.block_size if isinstance(task, BlockTask) else 0
 
 
 def label_of(task: Any) -> str:
