@@ -1,34 +1,68 @@
-"""Linear layers that use oneDNN's matrix product where it is the faster one."""
+"""Linear layers that use oneDNN's matrix product where it is the faster one.
+
+PyTorch takes MKL's product for float32, which is half as fast on CPUs with AVX-512 that are not Intel's, and about the
+same on those that are. The two differ by rounding alone.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# Below this many multiply-accumulates its fixed cost of about 10 microseconds outweighs what it saves.
+# Below so many multiply-accumulates the fixed cost, of about 10 microseconds, outweighs what is saved. In training every
+# mask count makes new shapes, and oneDNN compiles a kernel for each, in about half a millisecond.
 WORTHWHILE_MACS = 2_000_000
+WORTHWHILE_MACS_IN_TRAINING = 16_000_000
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return bool(
-        torch.is_inference_mode_enabled()  # it has no gradient
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * weight.shape[0] >= WORTHWHILE_MACS
+        and x.numel() * weight.shape[0]
+        >= (WORTHWHILE_MACS if torch.is_inference_mode_enabled() else WORTHWHILE_MACS_IN_TRAINING)
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``; in inference mode, on the CPU and in float32, by oneDNN.
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """x weight^T + bias, without a gradient, whatever the strides; x: [..., I], weight: [O, I], bias: [O]."""
+    activation, form = ("gelu", "tanh") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], form)
 
-    PyTorch takes MKL's product for float32, which is half as fast on CPUs with AVX-512 that are not Intel's, and about
-    the same on those that are. The two differ by rounding alone. x: [..., I], weight: [O, I], bias: [O].
-    """
-    if _by_onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+
+class _Differentiable(torch.autograd.Function):
+    """The product and its first derivative by oneDNN."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = context.saved_tensors
+        for_x, for_weight, for_bias = context.needs_input_grad
+        rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight.t()) if for_x else None,
+            _product(outputs.t(), rows.t()) if for_weight else None,
+            outputs.sum(0) if for_bias else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, by oneDNN on the CPU in float32. x: [..., I], weight: [O, I], bias: [O]. Differentiable once."""
+    if not _by_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _Differentiable.apply(x, weight, bias)
+    return _product(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,9 +70,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     PyTorch's own tanh form takes longer than the product before it: 1.3 against 0.5 ns a value on one core.
     """
-    if _by_onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
-    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    if _by_onednn(x, weight) and not torch.is_grad_enabled():
+        return _product(x, weight, bias, gelu=True)
+    return F.gelu(linear(x, weight, bias), approximate="tanh")
 
 
 class Linear(nn.Linear):

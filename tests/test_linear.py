@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.linear import WORTHWHILE_MACS, Linear, linear, linear_gelu
+from models.linear import WORTHWHILE_MACS, WORTHWHILE_MACS_IN_TRAINING, Linear, linear, linear_gelu
 
 
 def problem(seed, rows, inputs, outputs):
@@ -32,11 +32,11 @@ def test_equals_the_ordinary_product_up_to_rounding(seed, rows, inputs, outputs,
         )
 
 
-def test_the_other_product_is_taken_in_inference_mode_alone(monkeypatch):
+def test_the_other_product_is_taken_for_large_products_in_float32(monkeypatch):
     x, weight, bias = problem(0, WORTHWHILE_MACS // (256 * 300), 256, 300)
     taken = []
     monkeypatch.setattr(F, "linear", lambda *arguments: taken.append(arguments))
-    with torch.no_grad():
+    with torch.no_grad():  # training's own bound is higher
         linear(x, weight, bias)
     assert len(taken) == 1
     with torch.inference_mode():
@@ -57,3 +57,21 @@ def test_layer_has_the_ordinary_names_and_gradients():
     assert torch.equal(layer.weight.grad, plain.weight.grad)
     with pytest.raises(RuntimeError):
         layer(x[..., :3])
+
+
+def test_gradients_equal_the_ordinary_products_up_to_rounding():
+    x, weight, bias = problem(2, WORTHWHILE_MACS_IN_TRAINING // (2 * 64 * 192) + 1, 64, 192)
+    direction = torch.randn(*x.shape[:2], 192, generator=torch.Generator().manual_seed(3))
+    expected = [value.double().requires_grad_() for value in (x, weight, bias)]
+    (F.linear(*expected) * direction).sum().backward()
+    for needed in ((0, 1, 2), (0,), (1, 2)):
+        inputs = [value.clone().requires_grad_(number in needed) for number, value in enumerate((x, weight, bias))]
+        result = linear(*inputs)
+        if torch.backends.mkldnn.is_available():
+            assert type(result.grad_fn).__name__ == "_DifferentiableBackward"
+        (result * direction).sum().backward()
+        for number, (value, reference) in enumerate(zip(inputs, expected, strict=True)):
+            if number in needed:
+                torch.testing.assert_close(value.grad, reference.grad.float(), rtol=1e-4, atol=1e-3)
+            else:
+                assert value.grad is None
