@@ -364,6 +364,8 @@ def show(
     logs: Annotated[bool, typer.Option("--logs", help="Only where Ray's own logs of its runs are.")] = False,
 ) -> None:
     """A study's state, what it decided on the way, what its tasks came to, and its result."""
+    from autonat.phase_table import phase_table
+
     store = _opened(db)
     row = store.study(study)
     if logs:
@@ -385,6 +387,8 @@ def show(
         console.print(_summary_table(row.name, row.summary, row.seconds))
         console.print(_schedule_table(row.summary["baseline_schedule"], "Default schedule"))
         console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
+        if "phases" in row.summary:  # not so in studies of earlier versions
+            console.print(phase_table(row.summary["phases"]))
     _print_importance(decisions)
     _print_tasks(store, row, last if tasks else None)
 

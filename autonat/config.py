@@ -189,6 +189,12 @@ class InceptionConfig(Strict):
     images: Literal["uint8", "float"] = "uint8"
 
 
+class WarmTraining(Strict):
+    """A training that goes on from the incumbent's weights, for fewer steps."""
+
+    steps: int = Field(ge=1)
+
+
 class BetaSearch(Strict):
     """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta.
 
@@ -196,6 +202,8 @@ class BetaSearch(Strict):
     for one network misranks others. `null` judges every point under the incumbent's schedule alone.
     repeats: where the best of a line and its centre are within one standard error of each other, both are trained again
     with another seed and judged by the mean, up to so many times; a training's own luck is not in the error.
+    warm_start: train the points from the incumbent's weights; the best of them is trained from scratch, as one of
+    `max_trainings`, before it can be adopted.
     """
 
     start_alpha: float = Field(6.0, gt=0)
@@ -205,9 +213,12 @@ class BetaSearch(Strict):
     images: int = 2000
     retune: WarmStart | None = None
     repeats: int = Field(0, ge=0)
+    warm_start: WarmTraining | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "BetaSearch":
+        if self.warm_start is not None and self.max_trainings < 2:
+            raise ValueError("max_trainings must be at least 2 with a warm_start: one is the winner's from scratch")
         if not 0 < self.factors[0] < 1 < self.factors[1]:
             raise ValueError(f"factors must be one below and one above 1, got {self.factors}")
         return self
@@ -299,6 +310,9 @@ class Recipe(Strict):
             raise ValueError("give either `training` or the `checkpoint` of a trained network")
         if self.checkpoint is not None and (self.training is not None or "mask_ratio" in self.phases):
             raise ValueError("a `checkpoint` is not trained any more: leave out `training` and set phases: [schedule]")
+        warm = self.beta.warm_start
+        if warm is not None and self.training is not None and warm.steps >= self.training.steps:
+            raise ValueError(f"beta.warm_start.steps must be below training.steps, {self.training.steps}")
         if len(set(self.phases)) < len(self.phases):
             raise ValueError("phases names one twice")
         if any(steps < 1 or steps == self.schedule.num_steps for steps in self.front):

@@ -129,7 +129,7 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
     error is recorded and passed on; what was finished stays.
     """
     recipe = recipe.with_files_looked_at()
-    study_id = store.claim(recipe.name, recipe.model_dump_json())
+    study_id = store.claim(recipe.name, as_recorded(recipe, store))
     trainings: set[str] = set()
     next_number = 0
 
@@ -168,6 +168,17 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
         raise
     store.release(study_id, "finished", summary=summary)
     return summary
+
+
+def as_recorded(recipe: Recipe, store: Store) -> str:
+    """The recipe's text; that of the study of its name where it says the same, as an earlier version may have written
+    it, without the keys that came later."""
+    for row in store.studies():
+        if row.name == recipe.name:
+            with suppress(ValueError):  # not a recipe of this version
+                if Recipe.model_validate_json(row.recipe) == recipe:
+                    return row.recipe
+    return recipe.model_dump_json()
 
 
 def _release(store: Store, study_id: int, state: str, error: str | None = None) -> None:

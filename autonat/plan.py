@@ -64,7 +64,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     passes = sum(forward_passes(spec) for spec in measured)
     seconds = None
     if recipe.compute.device == "cpu" or torch.cuda.is_available():
-        seconds = _seconds(recipe, workers, len(trainings), passes)
+        seconds = _seconds(recipe, workers, sum(spec.training.steps for spec in trainings), passes)
     return Plan(
         trainings=len(trainings),
         evaluations=len(measured) - len(gradients),
@@ -75,12 +75,11 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     )
 
 
-def _seconds(recipe: Recipe, workers: int, trainings: int, passes: int) -> float:
-    """Estimated time, from a short calibration."""
+def _seconds(recipe: Recipe, workers: int, steps: int, passes: int) -> float:
+    """Estimated time of so many training steps and passes, from a short calibration."""
     step_seconds, pass_seconds = _calibrate(recipe)
-    steps = 0 if recipe.training is None else recipe.training.steps
     # Trainings run side by side as far as they are asked for together; a line of the search has about three.
-    seconds = trainings * steps * step_seconds / max(1, min(workers, 3))
+    seconds = steps * step_seconds / max(1, min(workers, 3))
     return seconds + passes * pass_seconds / max(1, workers)
 
 

@@ -358,7 +358,7 @@ def test_beta_search_finds_the_neighbourhood_of_the_optimum(alpha, beta, start):
     landscape = SimulatedLandscape(OPTIMUM, alpha=alpha, beta=beta, noise=0.1)
     lab, pair = laboratory()
     pair = pair if start is None else replace(pair, training=replace(pair.training, mask_ratio=start))
-    found = run_program(search_mask_ratio(lab, PHASE, pair, BetaSearch(max_trainings=30, images=400)), landscape)
+    found = run_program(search_mask_ratio(lab, PHASE, pair, BetaSearch(max_trainings=30, images=400)), landscape).pair
     assert found.schedule == pair.schedule
     assert isinstance(found.mask_ratio, BetaMaskRatio)
     # On a grid of factors of two the nearest point is within a factor of the square root of two.
@@ -391,7 +391,7 @@ def test_beta_search_keeps_an_incumbent_that_nothing_beats():
     lab, pair = laboratory()
     pair = replace(pair, training=replace(pair.training, mask_ratio=BetaMaskRatio(6.0, 3.0)))
     settings = BetaSearch(max_trainings=8, images=2000)
-    assert run_program(search_mask_ratio(lab, PHASE, pair, settings), landscape) == pair
+    assert run_program(search_mask_ratio(lab, PHASE, pair, settings), landscape).pair == pair
 
 
 def test_close_calls_are_trained_again_with_another_seed():

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autonat.config import InceptionConfig, Recipe
+from autonat.search.accounts import Accounts
 from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
@@ -56,43 +57,51 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     The summary's distances come from seeds that nothing before has seen.
     """
     lab, baseline = start_of(recipe)
+    accounts = Accounts(lab)
     features: Features | None = None
     if isinstance(lab.features, FeatureSpec):
-        answer = yield Ask(Phase("set-up", 0, "training"), (lab.features, *_known_from_the_start(recipe, baseline)))
+        known = _known_from_the_start(recipe, baseline)
+        lab.trained.update(known)
+        answer = yield Ask(Phase("set-up", 0, "training"), (lab.features, *known))
         assert answer is not None
         assert isinstance(answer[0], Features)
         features = answer[0]
     elif isinstance(baseline.training, TrainSpec):
         yield from lab.train(Phase("set-up", 0, "training"), _known_from_the_start(recipe, baseline))
+    accounts.close(Phase("set-up", 0))
 
     best = baseline
     if "schedule" in recipe.phases:
-        verdict = yield from tune_schedule(lab, Phase("schedule", 0), baseline, recipe.search)
+        phase = Phase("schedule", 0)
+        verdict = yield from tune_schedule(lab, phase, baseline, recipe.search)
+        accounts.close(phase, verdict)
         best = verdict.pair
     tuned_schedule = best
     rounds = 0
     while "mask_ratio" in recipe.phases and rounds < recipe.rounds and lab.has_budget():
         rounds += 1
-        trained = yield from search_mask_ratio(lab, Phase("mask ratio", rounds), best, recipe.beta)
+        phase = Phase("mask ratio", rounds)
+        verdict = yield from search_mask_ratio(lab, phase, best, recipe.beta)
+        accounts.close(phase, verdict)
+        trained = verdict.pair
         if trained == best:
             break
         if "schedule" in recipe.phases:
+            phase = Phase("schedule", rounds)
             later_search = recipe.later_search or recipe.search
-            verdict = yield from tune_schedule(lab, Phase("schedule", rounds), trained, later_search)
+            verdict = yield from tune_schedule(lab, phase, trained, later_search)
+            accounts.close(phase, verdict)
             trained = verdict.pair
+        phase = Phase("alternation", rounds, "confirmation")
         judged = yield from confirm(
-            lab,
-            Phase("alternation", rounds, "confirmation"),
-            best,
-            [trained],
-            num_images=recipe.beta.images,
-            address=("alternation", rounds),
+            lab, phase, best, [trained], num_images=recipe.beta.images, address=("alternation", rounds)
         )
+        accounts.close(phase, judged)
         if judged.pair == best:
             break
         best = judged.pair
 
-    others = yield from _front(lab, best, recipe)
+    others = yield from _front(lab, best, recipe, accounts)
     searched_images = lab.spent_images
     pairs = [baseline, tuned_schedule, best]
     seed = lab.seed_for("held-out")
@@ -109,6 +118,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "floor": None if features is None else _floor(features),
         "test_accuracy": None if features is None else features.test_accuracy,
         "images_spent": searched_images,
+        "phases": accounts.as_data(),
         "rounds": rounds,
         "metrics": metrics,
         "front": [
@@ -151,16 +161,16 @@ def _further_metrics(
     return dict(zip(("baseline", "tuned_schedule", "tuned"), found, strict=True))
 
 
-def _front(lab: Laboratory, best: Pair, recipe: Recipe) -> Program[list[Pair]]:
+def _front(lab: Laboratory, best: Pair, recipe: Recipe, accounts: Accounts) -> Program[list[Pair]]:
     """The best pair's network tuned for other numbers of steps, each from the nearest one that is tuned already."""
     tuned = {best.schedule.num_steps: best}
     found: list[Pair] = []
     for num_steps in sorted(set(recipe.front), key=lambda steps: (abs(steps - best.schedule.num_steps), steps)):
         neighbour = tuned[min(tuned, key=lambda steps: (abs(steps - num_steps), steps))]
         start = Pair(best.training, resampled(neighbour.schedule, num_steps))
-        verdict = yield from tune_schedule(
-            lab, Phase(f"front T={num_steps}", 0), start, recipe.later_search or recipe.search
-        )
+        phase = Phase(f"front T={num_steps}", 0)
+        verdict = yield from tune_schedule(lab, phase, start, recipe.later_search or recipe.search)
+        accounts.close(phase, verdict)
         tuned[num_steps] = verdict.pair
         found.append(verdict.pair)
     return found
@@ -184,11 +194,12 @@ def _floor(features: Features) -> dict[str, Any]:
 
 def _known_from_the_start(recipe: Recipe, baseline: Pair) -> list[TrainSpec]:
     """Trainings that are certain to be needed, so that they can run side by side: the baseline's, and the centre of
-    the first line where the baseline's mask ratio is not a Beta."""
+    the first line where the baseline's mask ratio is not a Beta and points do not go on from the incumbent."""
     if not isinstance(baseline.training, TrainSpec):
         return []
     trainings = [baseline.training]
-    if "mask_ratio" in recipe.phases and not isinstance(baseline.mask_ratio, BetaMaskRatio):
+    starts_a_line = "mask_ratio" in recipe.phases and recipe.beta.warm_start is None
+    if starts_a_line and not isinstance(baseline.mask_ratio, BetaMaskRatio):
         centre = BetaMaskRatio(recipe.beta.start_alpha, recipe.beta.start_beta)
         trainings.append(replace(baseline.training, mask_ratio=centre))
     return trainings

@@ -2,33 +2,34 @@
 and again, until neither line improves. Every point trains a network."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from autonat.config import BetaSearch
 from autonat.search.black_box import black_box
+from autonat.search.confirm import Verdict
+from autonat.search.from_scratch import Judged, adopt_from_scratch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program, together
-from autonat.specs import Evaluation, TrainSpec, derived_seed, paired_difference
+from autonat.specs import TrainSpec, derived_seed, paired_difference
 from models.mask_ratio import BetaMaskRatio
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A trained network under the best schedule known for it."""
-
-    evaluation: Evaluation
-    pair: Pair
-
-
-def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: BetaSearch) -> Program[Pair]:
+def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: BetaSearch) -> Program[Verdict]:
     """The best pair found with the incumbent's schedule held fixed; the incumbent itself where nothing beats it.
 
     A line is a multiplicative bracket around the centre, lengthened at an end for as long as that end is the best.
     A new network is judged under the incumbent's schedule and, where the recipe says so, under the best of a short
     search of its own, whichever is better. All points of a phase are measured with the same seed and so compare in
     pairs; a point has to beat the incumbent by more than one standard error of the paired difference.
+
+    With `warm_start` a point goes on from the incumbent's weights for fewer steps, the incumbent's own mask ratio too,
+    so that all have been trained for as long. The best is then trained from random weights, as what it gains over the
+    incumbent may be due to the further steps, and has to beat the incumbent on fresh seeds.
     """
     seed = lab.seed_for("mask ratio", phase.round)
     judged: dict[BetaMaskRatio, list[Judged]] = {}  # by training seed
+
+    warm = settings.warm_start
+    most = settings.max_trainings - (warm is not None)  # one is kept for the winner's from scratch
 
     def trainings() -> int:
         return sum(len(repeats) for repeats in judged.values())
@@ -37,11 +38,15 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
         found = [judgement.evaluation.value for judgement in judged[mask_ratio]]
         return math.fsum(found) / len(found)
 
+    before = incumbent.training
+    assert isinstance(before, TrainSpec)  # a recipe with a checkpoint has no such phase
+
     def training_of(mask_ratio: BetaMaskRatio, repeat: int) -> TrainSpec:
-        training = incumbent.training
-        assert isinstance(training, TrainSpec)  # a recipe with a checkpoint has no such phase
-        own_seed = derived_seed(training.seed, "repeat", repeat) if repeat else training.seed
-        return replace(training, mask_ratio=mask_ratio, seed=own_seed)
+        own_seed = derived_seed(before.seed, "repeat", repeat) if repeat else before.seed
+        whole = replace(before, mask_ratio=mask_ratio, seed=own_seed)
+        if warm is None:
+            return whole
+        return replace(whole, training=replace(before.training, steps=warm.steps), start_from=before)
 
     def schedules_for(pair: Pair) -> Program[list[Pair]]:
         if settings.retune is None:
@@ -51,7 +56,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
 
     def measure(mask_ratios: list[BetaMaskRatio]) -> Program[None]:
         """Train one more network for each, as far as trainings are left, and judge it under its best schedule."""
-        fresh = mask_ratios[: settings.max_trainings - trainings()]
+        fresh = mask_ratios[: most - trainings()]
         if fresh:
             specs = [training_of(mask_ratio, len(judged.get(mask_ratio, []))) for mask_ratio in fresh]
             yield from lab.train(phase.at("training"), specs)
@@ -67,7 +72,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
                 judged.setdefault(mask_ratio, []).append(Judged(own[best], choice[best]))
 
     def exhausted() -> bool:
-        return trainings() >= settings.max_trainings or not lab.has_budget()
+        return trainings() >= most or not lab.has_budget()
 
     def best_of(line: list[BetaMaskRatio]) -> BetaMaskRatio:
         known = [mask_ratio for mask_ratio in line if mask_ratio in judged]
@@ -86,7 +91,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     (base,) = yield from lab.evaluate(phase.at("line"), [lab.evaluation(incumbent, settings.images, seed)])
     start = incumbent.mask_ratio
     centre = start if isinstance(start, BetaMaskRatio) else BetaMaskRatio(settings.start_alpha, settings.start_beta)
-    if centre == start:
+    if centre == start and warm is None:
         judged[centre] = [Judged(base, incumbent)]
     improved = True
     while improved and not exhausted():
@@ -113,18 +118,28 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
             if best != centre:
                 centre, improved = best, True
 
-    change, error = 0.0, 0.0
-    if centre in judged:  # not so where the budget ended before the first line
-        change, error = paired_difference(judged[centre][0].evaluation, base)
-    kept = judged[centre][0].pair if change < -error else incumbent
+    verdict, facts = Verdict(incumbent, base, 0.0, 0.0), {}
+    if centre not in judged or centre == start:  # the budget ended before the first line, or nothing was better
+        pass
+    elif warm is not None:
+        whole = replace(before, mask_ratio=centre)
+        verdict, checked = yield from adopt_from_scratch(lab, phase, incumbent, judged[centre][0], base, whole)
+        facts = {"warm_start": {"steps": warm.steps, **checked}}
+    else:
+        best_point = judged[centre][0]
+        change, error = paired_difference(best_point.evaluation, base)
+        kept = change < -error
+        verdict = Verdict(
+            best_point.pair if kept else incumbent, best_point.evaluation if kept else base, 0.0 - change, error
+        )
     yield Decision(
         phase.at("mask ratio"),
         {
-            "mask_ratio": kept.mask_ratio,
-            "schedule": kept.schedule,
-            "distance": (base if kept is incumbent else judged[centre][0].evaluation).value,
-            "gain": 0.0 - change,  # never -0.0
-            "gain_standard_error": error,
+            "mask_ratio": verdict.pair.mask_ratio,
+            "schedule": verdict.pair.schedule,
+            "distance": verdict.evaluation.value,
+            "gain": verdict.gain,
+            "gain_standard_error": verdict.gain_standard_error,
             "candidates": [
                 {
                     "mask_ratio": mask_ratio,
@@ -135,6 +150,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
                 for mask_ratio, repeats in judged.items()
             ],
             "spent_images": lab.spent_images,
+            **facts,
         },
     )
-    return kept
+    return verdict

@@ -98,7 +98,7 @@ class Pair:
 
 @dataclass
 class Laboratory:
-    """Turns a search's wishes into specs and counts the images they cost.
+    """Turns a search's wishes into specs and counts the images and trainings they cost.
 
     The count is of what was asked for, recorded or not, so a resumed study takes the same turns.
     """
@@ -109,6 +109,7 @@ class Laboratory:
     budget_images: int | None = None
     compute: Compute = field(default_factory=Compute)
     spent_images: int = 0
+    trained: set[TrainSpec] = field(default_factory=set)
 
     def whole_blocks(self, num_images: int) -> int:
         """The largest number of whole blocks' images up to `num_images`, at least two blocks'."""
@@ -184,4 +185,5 @@ class Laboratory:
         return result
 
     def train(self, phase: Phase, specs: Sequence[TrainSpec]) -> Program[None]:
+        self.trained.update(specs)
         yield Ask(phase, tuple(specs))
