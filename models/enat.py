@@ -8,7 +8,6 @@ Shapes: B images, L tokens, K codes, D width; at one step P tokens were visible 
 since, M are masked, P + V + M = L, the same counts in the whole batch.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, cast, get_args
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.linear import Linear, linear, linear_gelu
+from models.positions import check_grid, sinusoidal_grid
 
 DecoderAttention = Literal["self_cross", "full", "cross"]
 
@@ -75,10 +75,8 @@ class ENATConfig:
                 f"decoder_attention must be one of {', '.join(get_args(DecoderAttention))}, "
                 f"got {self.decoder_attention!r}"
             )
-        if self.initial_positions == "sinusoidal" and (
-            self.width % 4 or math.isqrt(self.num_tokens) ** 2 != self.num_tokens
-        ):
-            raise ValueError("sinusoidal positions need a square grid and a width that is a multiple of 4")
+        if self.initial_positions == "sinusoidal":
+            check_grid(self.num_tokens, self.width)
 
     def to_dict(self) -> dict:
         """Plain values; `reuse` where it is off alone, so that files are the same bits as before there was a choice."""
@@ -232,16 +230,6 @@ def _gather(x_BLD: Tensor, positions_BN: Tensor) -> Tensor:
     return x_BLD.gather(1, positions_BN[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
-def _sinusoidal_grid(num_tokens: int, width: int) -> Tensor:
-    """[L, D]: sines and cosines of row and column, a quarter of the width each; the longest wave is four grids."""
-    side, quarter = math.isqrt(num_tokens), width // 4
-    frequencies = math.pi / 2 * side ** -(torch.arange(quarter) / quarter)
-    angles = torch.arange(side)[:, None] * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows, columns = line[:, None].expand(side, side, -1), line[None].expand(side, side, -1)
-    return torch.cat([rows, columns], dim=-1).reshape(num_tokens, width)
-
-
 class ENAT(nn.Module):
     """The network. ``forward`` gives features, ``logits`` turns features into predictions over the codebook."""
 
@@ -288,7 +276,7 @@ class ENAT(nn.Module):
                 nn.init.xavier_uniform_(parameter, generator=generator)
         if self.config.initial_positions == "sinusoidal":
             self.x_embedder.position_embeddings.weight.copy_(
-                1.5 * self.config.embedding_std * _sinusoidal_grid(self.config.num_tokens, self.config.width)
+                1.5 * self.config.embedding_std * sinusoidal_grid(self.config.num_tokens, self.config.width)
             )
         return self
 

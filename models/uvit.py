@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.linear import Linear, linear
+from models.positions import check_grid, sinusoidal_grid
 
 
 def check_sizes(config: "UViTSizes", at_least_one: tuple[str, ...]) -> None:
@@ -35,7 +36,8 @@ class UViTConfig:
 
     num_tokens: L; codebook_size: K; num_classes: C, the null class not counted; blocks: all of them, an odd number:
     half before and half after the middle one (the official `depth` is one less); mlp_ratio: hidden width of the
-    feed-forward part in widths; qkv_bias: whether queries, keys and values have a bias.
+    feed-forward part in widths; qkv_bias: whether queries, keys and values have a bias; embedding_std,
+    initial_positions: how the embeddings begin, as in ``models.enat.ENATConfig``.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -49,12 +51,20 @@ class UViTConfig:
     mlp_ratio: float = 4.0
     qkv_bias: bool = False
     kind: Literal["uvit"] = "uvit"
+    embedding_std: float = 0.02
+    initial_positions: Literal["normal", "sinusoidal"] = "normal"
 
     def __post_init__(self) -> None:
         check_sizes(self, ("num_tokens", "codebook_size", "num_classes", "width", "heads", "blocks"))
+        if self.initial_positions not in ("normal", "sinusoidal"):
+            raise ValueError(f"initial_positions must be 'normal' or 'sinusoidal', got {self.initial_positions!r}")
+        if self.initial_positions == "sinusoidal":
+            check_grid(self.num_tokens, self.width)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Plain values; how it begins only where that is not the official way, so that files stay the same bits."""
+        begins = {"embedding_std": 0.02, "initial_positions": "normal"}
+        return {name: value for name, value in asdict(self).items() if begins.get(name, ...) != value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +251,14 @@ class UViT(UViTTrunk):
     def initialise(self, generator: torch.Generator) -> "UViT":
         """Random weights from the generator: truncated normal 0.02, zero biases. Returns self."""
         self._initialise(generator)
+        config = self.config
+        with torch.no_grad():  # the embeddings are normalised at once, so their size is how slowly they turn
+            for embeddings in (self.token_emb, self.context_embed):
+                for parameter in (embeddings.word_embeddings.weight, embeddings.position_embeddings.weight):
+                    parameter.mul_(config.embedding_std / 0.02)
+            if config.initial_positions == "sinusoidal":
+                grid_LD = 1.5 * config.embedding_std * sinusoidal_grid(config.num_tokens, config.width)
+                self.token_emb.position_embeddings.weight.copy_(grid_LD)
         return self
 
     def prepare(self, labels_B: Tensor) -> Tensor:
