@@ -190,7 +190,7 @@ def _blocks(config: NetworkConfig) -> int:
 def _same_weights(known: NetworkConfig, sizes: NetworkConfig) -> bool:
     """Whether two configurations have the same parameters, whatever shapes do not tell."""
     aside = {"heads", "encoder_blocks", "decoder_blocks", "decoder_attention", "context_tokens"}
-    aside |= {"embedding_std", "initial_positions"}
+    aside |= {"embedding_std", "initial_positions", "reuse"}
     rest = [{key: value for key, value in config.to_dict().items() if key not in aside} for config in (known, sizes)]
     return rest[0] == rest[1] and _blocks(known) == _blocks(sizes)
 
