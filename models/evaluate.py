@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.features import DigitClassifier
-from models.frechet import Reference, Statistics, standard_error
+from models.frechet import Reference, Statistics, distance_of_features
 from models.images import ImageSet
 from models.noise import Noise, noise_on
 from models.random_streams import stream
@@ -144,8 +144,5 @@ def real_distance(features: DigitClassifier, data: ImageSet, parts: int = 20) ->
 
     A few hundred real images read high: the covariance of a small sample is off by more than that of a large one.
     """
-    images = features.features(torch.from_numpy(data.test_images))
-    statistics, reference = Statistics.of(images), reference_of(features, data)
-    influence = reference.influence(statistics)
-    shares = [float(influence.of_features(part).mean()) for part in images.tensor_split(parts)]
-    return reference.distance(statistics.mean, statistics.covariance), standard_error(shares)
+    test_ND = features.features(torch.from_numpy(data.test_images))
+    return distance_of_features(reference_of(features, data), test_ND, parts)

@@ -152,6 +152,14 @@ class Reference:
         return Influence(statistics.mean, 2 * (statistics.mean - self.mean), by_covariance)
 
 
+def distance_of_features(reference: Reference, features_ND: Tensor, parts: int = 20) -> tuple[float, float]:
+    """The distance of single images' features to a reference, and its standard error over `parts` of them."""
+    statistics = Statistics.of(features_ND)
+    influence = reference.influence(statistics)
+    shares = [float(influence.of_features(part).mean()) for part in features_ND.tensor_split(parts)]
+    return reference.distance(statistics.mean, statistics.covariance), standard_error(shares)
+
+
 @dataclass(frozen=True)
 class Influence:
     """The first-order share of one image in a Frechet distance.

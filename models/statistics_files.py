@@ -51,6 +51,16 @@ class StoredStatistics:
         """What samples are compared with; factorises the covariance, about 0.3 s at 2,048 features."""
         return Reference(self.mean, self.covariance)
 
+    def check_made_with(self, path: Path, name: str, weights_sha256: str) -> None:
+        """Raises StatisticsError unless the file says that it was made with this feature network."""
+        provenance = self.provenance if isinstance(self.provenance, dict) else {}
+        made_with = provenance.get("features"), provenance.get("weights_sha256")
+        if made_with != (name, weights_sha256):
+            found = f"with {made_with[0]}:{str(made_with[1])[:8]}" if made_with[0] else "with unknown features"
+            raise StatisticsError(
+                f"{path} was made {found}, not with {name}:{weights_sha256[:8]}: `autonat statistics` makes another"
+            )
+
 
 def read_statistics(path: Path, dimensions: int | None = None) -> StoredStatistics:
     """Read a file by its ending: ``.npz`` (mu and sigma), ``.pt`` (torch-fidelity's cache), ``.safetensors`` (ours).
