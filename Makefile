@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-cluster check bench bench-sampling bench-store bench-gradient bench-search bench-scaling chaos same-bits clean
+.PHONY: quickstart test test-cluster check bench bench-sampling bench-stages bench-store bench-gradient bench-search bench-scaling chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -32,6 +32,10 @@ bench: $(VENV)/installed  ## side-by-side measurements
 
 bench-sampling: $(VENV)/installed  ## tokens a second of the sampler against the plain rule
 	$(BIN)/python -m benchmarks.sampling_networks
+
+bench-stages: $(VENV)/installed  ## where a study's time goes, and how far each stage is from the machine's best
+	$(BIN)/python -m benchmarks.stages --size digits
+	$(BIN)/python -m benchmarks.stages --size cifar_cpu
 
 bench-store: $(VENV)/installed  ## the driver's own time for a block, and queries beside 100,000 results, on both databases
 	$(BIN)/python -m benchmarks.store

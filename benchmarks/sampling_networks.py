@@ -8,11 +8,14 @@ On a GPU, where there is one, ours runs in bfloat16 with a CUDA graph as well.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.paired import ratio, show
+from models import linear
 from models.graphed import GraphedSampler
 from models.networks import ENATConfig, NetworkConfig, UViTConfig, build_network
 from models.noise import Noise, noise_on
@@ -30,7 +33,7 @@ def config(kind: str, width: int) -> NetworkConfig:
     return UViTConfig(NUM_TOKENS, CODES, CLASSES, width, width // 64, blocks=13)
 
 
-def random_network(config: NetworkConfig, device: str) -> torch.nn.Module:
+def random_network(config: NetworkConfig, device: str) -> Any:
     """Every weight random: as initialised, ENAT's gates are shut and nothing depends on the context."""
     network = build_network(config)
     generator = torch.Generator().manual_seed(0)
@@ -41,10 +44,11 @@ def random_network(config: NetworkConfig, device: str) -> torch.nn.Module:
     return network.eval().to(device)
 
 
-def plain_sample(network: torch.nn.Module, schedule: GenerationSchedule, labels_B: Tensor, noise: Noise) -> Tensor:
-    canvas = Canvas.empty(len(labels_B), NUM_TOKENS, CODES, labels_B.device)
-    null_B = torch.full_like(labels_B, CLASSES)
-    everywhere_BL = torch.arange(NUM_TOKENS, device=labels_B.device).expand(len(labels_B), -1)
+def plain_sample(network: Any, schedule: GenerationSchedule, labels_B: Tensor, noise: Noise) -> Tensor:
+    config = network.config
+    canvas = Canvas.empty(len(labels_B), config.num_tokens, config.codebook_size, labels_B.device)
+    null_B = torch.full_like(labels_B, network.null_class)
+    everywhere_BL = torch.arange(config.num_tokens, device=labels_B.device).expand(len(labels_B), -1)
     states = [None, None]
     for step in range(schedule.num_steps):
         logits = []
@@ -53,7 +57,7 @@ def plain_sample(network: torch.nn.Module, schedule: GenerationSchedule, labels_
             logits.append(network.logits(state.features_BLD))
             states[branch] = state if network.reuses_features else None
         knobs = Knobs.at(schedule, step)
-        guided = guided_logits(*logits, knobs.guidance_scale)
+        guided = guided_logits(logits[0], logits[1], knobs.guidance_scale)
         taken = advance(canvas, everywhere_BL, guided, knobs, noise.draw(step), noise.choice(step))
         canvas = taken.canvas
     return taken.sampled_BL
@@ -81,7 +85,7 @@ def measure(kind: str, width: int, batch: int, guidance: float, device: str, rep
 
     @on_device
     def plain() -> Tensor:
-        with torch.no_grad():  # outside inference mode models.linear leaves PyTorch's own products
+        with torch.no_grad(), mock.patch.object(linear, "_by_onednn", return_value=False):
             return plain_sample(network, schedule, labels_B, noise)
 
     def plain_with_our_products() -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Below so many multiply-accumulates the fixed cost, of about 10 microseconds, outweighs what is saved. In training every
+# Below so many multiply-accumulates the fixed cost of about 10 microseconds outweighs what is saved. In training every
 # mask count makes new shapes, and oneDNN compiles a kernel for each, in about half a millisecond.
 WORTHWHILE_MACS = 2_000_000
 WORTHWHILE_MACS_IN_TRAINING = 16_000_000
