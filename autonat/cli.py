@@ -62,6 +62,14 @@ RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, as key.subkey=value.", show_default=False)
 ]
+FromStudyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-study",
+        help="Start from the schedule that this finished study tuned, interpolated where T differs.",
+        show_default=False,
+    ),
+]
 StudyArgument = Annotated[str, typer.Argument(help="A study's name; `autonat list` shows them.")]
 # An unknown command, a missing argument, a wrong value: typer exports this class's children alone.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -97,6 +105,15 @@ def _run(recipe: "Recipe", db: str, choice: "ExecutorChoice", artifacts: str | N
     with reporter, reporter.watch(executor) as watched:
         run_study(recipe, store, Memo(store, watched, reporter.say), reporter)
     return store, store.study(recipe.name)
+
+
+def _recipe(name: str, overrides: list[str] | None, db: str, from_study: str | None) -> "Recipe":
+    """A recipe, with the schedule of an earlier study of the database where it asks for one."""
+    from autonat.config import load_recipe
+    from autonat.earlier_study import tuned_schedule
+
+    changes = [*(overrides or ()), *([f"schedule.study='{from_study}'"] if from_study is not None else [])]
+    return load_recipe(name, changes, lambda study, num_steps: tuned_schedule(_opened(db), study, num_steps))
 
 
 def _device_of(row: "StudyRow") -> str:
@@ -257,24 +274,28 @@ def run(
     address: AddressOption = None,
     gpus_per_worker: GpusOption = None,
     artifacts: ArtifactsOption = None,
+    from_study: FromStudyOption = None,
 ) -> None:
     """Run a recipe's study, or go on with it from wherever it was interrupted."""
-    from autonat.config import load_recipe
-
     choice = _choice(executor, workers, address, gpus_per_worker)
-    _, row = _run(load_recipe(recipe, overrides or ()), db, choice, artifacts)
+    _, row = _run(_recipe(recipe, overrides, db, from_study), db, choice, artifacts)
     assert row.summary is not None
     _console().print(_summary_table(row.name, row.summary, row.seconds))
 
 
 @app.command(epilog="Example: autonat plan digits schedule.num_steps=8")
-def plan(recipe: RecipeArgument, overrides: OverridesArgument = None, workers: WorkersOption = None) -> None:
+def plan(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    workers: WorkersOption = None,
+    db: DatabaseOption = DEFAULT_DATABASE,
+    from_study: FromStudyOption = None,
+) -> None:
     """Say what a study will cost before it starts, after a calibration of a few seconds."""
-    from autonat.config import load_recipe
     from autonat.execution.choice import cores
     from autonat.plan import plan as make_plan
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = _recipe(recipe, overrides, db, from_study)
     count = workers if workers is not None else cores()
     expected = make_plan(loaded, count)
     steps = f" of {loaded.training.steps:,} steps" if loaded.training is not None else ""

@@ -1,10 +1,10 @@
 """Recipes: a study as one YAML file, checked by Pydantic, overridden on the command line with ``a.b=c``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,9 @@ from models.networks import NetworkConfig
 from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule, resampled
 from models.train import TrainingConfig
 
+if TYPE_CHECKING:  # which opens databases
+    from autonat.earlier_study import FindSchedule
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values do not change, numbers are finite."""
@@ -25,10 +28,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Strict)
+
+
 class ScheduleStart(Strict):
     """Where the schedule starts: a preset for `num_steps` steps, or the four families of values written out.
 
-    interpolate: take values for another number of steps and interpolate them over t/T.
+    interpolate: take values for another number of steps and interpolate them over t/T. In a file, `study: NAME` stands
+    for the values that an earlier study tuned (see ``autonat.earlier_study``).
     """
 
     num_steps: int = Field(ge=1)
@@ -195,6 +202,38 @@ class WarmTraining(Strict):
     steps: int = Field(ge=1)
 
 
+class Floor(Strict):
+    """The distance of real test images to the real images of the reference. A small sample reads high."""
+
+    value: float
+    standard_error: float
+    num_images: int
+
+
+class FeatureFacts(Strict):
+    """What the files of a feature network say.
+
+    test_accuracy: of the classifier. floor: where `autonat statistics --test` measured it.
+    """
+
+    name: str
+    test_accuracy: float
+    floor: Floor | None = None
+
+
+class FeatureFileConfig(Strict):
+    """A feature network of our own and the real images' statistics under it, both from files (`autonat train-features`,
+    `autonat statistics`).
+
+    found: read from the files when a study begins; not for recipes to say.
+    """
+
+    kind: Literal["network"] = "network"
+    weights: File
+    reference: File
+    found: FeatureFacts | None = None
+
+
 class BetaSearch(Strict):
     """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta.
 
@@ -204,6 +243,7 @@ class BetaSearch(Strict):
     with another seed and judged by the mean, up to so many times; a training's own luck is not in the error.
     warm_start: train the points from the incumbent's weights; the best of them is trained from scratch, as one of
     `max_trainings`, before it can be adopted.
+    rungs: training steps, or shares of them, at which points that fall behind their line are left off.
     """
 
     start_alpha: float = Field(6.0, gt=0)
@@ -214,6 +254,16 @@ class BetaSearch(Strict):
     retune: WarmStart | None = None
     repeats: int = Field(0, ge=0)
     warm_start: WarmTraining | None = None
+    rungs: tuple[float, ...] = ()
+
+    def rung_steps(self, total: int) -> tuple[int, ...]:
+        """The rungs of trainings with so many steps. Raises ValueError unless they ascend between 1 and the last."""
+        steps = tuple(round(rung * total) if rung < 1 else int(rung) for rung in self.rungs)
+        if any(rung >= 1 and rung != int(rung) for rung in self.rungs):
+            raise ValueError(f"beta.rungs must be shares below 1 or whole numbers of steps, got {self.rungs}")
+        if list(steps) != sorted(set(steps)) or any(not 1 <= step < total for step in steps):
+            raise ValueError(f"beta.rungs must ascend between step 1 and {total - 1}, got steps {steps}")
+        return steps
 
     @model_validator(mode="after")
     def _check(self) -> "BetaSearch":
@@ -252,7 +302,7 @@ class Recipe(Strict):
     checkpoint: File | None = None
     training: TrainingConfig | None = None
     compute: Compute = Compute()
-    features: ClassifierConfig | InceptionConfig = Field(ClassifierConfig(), discriminator="kind")
+    features: ClassifierConfig | InceptionConfig | FeatureFileConfig = Field(ClassifierConfig(), discriminator="kind")
     schedule: ScheduleStart
     mask_ratio: AnyMaskRatio = Field(ArccosMaskRatio(), discriminator="kind")
     phases: tuple[PhaseName, ...] = Field(("schedule", "mask_ratio"), min_length=1)
@@ -311,6 +361,8 @@ class Recipe(Strict):
         if self.checkpoint is not None and (self.training is not None or "mask_ratio" in self.phases):
             raise ValueError("a `checkpoint` is not trained any more: leave out `training` and set phases: [schedule]")
         warm = self.beta.warm_start
+        if self.training is not None:
+            self.beta.rung_steps(self.training.steps if warm is None else warm.steps)
         if warm is not None and self.training is not None and warm.steps >= self.training.steps:
             raise ValueError(f"beta.warm_start.steps must be below training.steps, {self.training.steps}")
         if len(set(self.phases)) < len(self.phases):
@@ -320,10 +372,12 @@ class Recipe(Strict):
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError("metrics names one twice")
         for name in {"fid", "isc"} & set(self.metrics):
-            if isinstance(self.features, ClassifierConfig):
-                raise ValueError(f"metrics: {name} needs Inception; the digits' features have kid, kid_rbf and prc")
-        if isinstance(self.data, TokenData) != isinstance(self.features, InceptionConfig):
-            raise ValueError("data in files is measured with features.kind inception, the digits with a classifier")
+            if not isinstance(self.features, InceptionConfig):
+                raise ValueError(f"metrics: {name} needs Inception; other features have kid, kid_rbf and prc")
+        if isinstance(self.data, TokenData) == isinstance(self.features, ClassifierConfig):
+            raise ValueError(
+                "data in files is measured with features.kind inception or network, the digits with a classifier"
+            )
         if isinstance(self.data, TokenData) and self.checkpoint is None and self.data.tokens is None:
             raise ValueError("data.tokens is needed to train a network")
         captions = isinstance(self.data, TokenData) and self.data.captions is not None
@@ -387,18 +441,41 @@ class Recipe(Strict):
             except FileError as error:
                 raise UserError(f"{key}: {error}") from error
             _put(data, tuple(key.split(".")), lambda _, file=looked_at: asdict(file))
+        if isinstance(self.features, FeatureFileConfig):
+            data["features"]["found"] = self._facts(self.features).model_dump()
         self._check_reference()
         return Recipe.model_validate(data)
 
+    def _facts(self, features: FeatureFileConfig) -> FeatureFacts:
+        """What the feature network and its reference say. Raises UserError where they do not go together."""
+        from models.checkpoint import CheckpointError
+        from models.feature_files import load_features
+        from models.statistics_files import StatisticsError, read_statistics
+
+        try:
+            file = load_features(features.weights.place)
+        except CheckpointError as error:
+            raise UserError(f"features.weights: {error}") from error
+        try:
+            stored = read_statistics(features.reference.place, file.network.config.dimensions)
+            stored.check_made_with(features.reference.place, file.name, file.sha256)
+            floor = stored.provenance.get("floor")
+            found = None if floor is None else Floor.model_validate(floor)
+        except (StatisticsError, ValidationError) as error:
+            reason = describe(error) if isinstance(error, ValidationError) else str(error)
+            raise UserError(f"features.reference: {reason}") from error
+        return FeatureFacts(name=file.name, test_accuracy=file.test_accuracy, floor=found)
+
     def _check_reference(self) -> None:
         """Raises UserError where metrics need single real images and the reference file has statistics alone."""
-        if not isinstance(self.features, InceptionConfig) or not {"kid", "kid_rbf", "prc"} & set(self.metrics):
+        if isinstance(self.features, ClassifierConfig) or not {"kid", "kid_rbf", "prc"} & set(self.metrics):
             return
         from models.inception import InceptionFeatures
         from models.statistics_files import StatisticsError, read_statistics
 
+        dimensions = InceptionFeatures.dimensions if isinstance(self.features, InceptionConfig) else None
         try:
-            stored = read_statistics(self.features.reference.place, InceptionFeatures.dimensions)
+            stored = read_statistics(self.features.reference.place, dimensions)
         except StatisticsError as error:
             raise UserError(f"features.reference: {error}") from error
         if stored.features is None:
@@ -438,11 +515,11 @@ def _put(data: Any, keys: tuple[str, ...], change: Any) -> None:
         data[last] = change(data[last])
 
 
-def recipe_path(name: str) -> Path:
-    """A recipe's file: a path, or the name of one in studies/. Raises UserError where there is none."""
+def recipe_path(name: str, folder: str = "") -> Path:
+    """A recipe's file: a path, or the name of one in studies/, or in that folder of it. UserError: there is none."""
     import studies
 
-    built_in = Path(studies.__path__[0])
+    built_in = Path(studies.__path__[0]) / folder
     for candidate in (Path(name), built_in / name, built_in / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
@@ -462,13 +539,29 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and check a recipe. Raises UserError with one line for anything wrong in it."""
+def load_recipe(name: str, overrides: Sequence[str] = (), find_schedule: "FindSchedule | None" = None) -> Recipe:
+    """Read, override and check a recipe. Raises UserError with one line for anything wrong in it.
+
+    find_schedule: what an earlier study tuned, for `schedule.study`.
+    """
+    from autonat.earlier_study import with_schedule_found
+
+    path = recipe_path(name)
+    return checked(Recipe, path, overrides, lambda data: with_schedule_found(data, find_schedule))
+
+
+def checked(
+    kind: type[AnyRecipe],
+    path: Path,
+    overrides: Sequence[str] = (),
+    complete: Callable[[Any], Any] = lambda data: data,
+) -> AnyRecipe:
+    """A YAML file, overridden and completed, as a recipe of some kind. Raises UserError with one line for anything
+    wrong in it."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path = recipe_path(name)
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UserError(f"cannot read override {override!r}: write it as key.subkey=value")
@@ -479,6 +572,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
         raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(complete(data))
     except ValidationError as error:
         raise UserError(f"recipe {path}: {describe(error)}") from error
