@@ -15,12 +15,16 @@ LOOKS = 3
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The pair that is kept, its last evaluation, and how it compares with the incumbent on seeds both saw alone."""
+    """The pair that is kept, its last evaluation, and how it compares with the incumbent on seeds both saw alone.
+
+    promising: a challenger that was measured better, though by too little to be kept, or None.
+    """
 
     pair: Pair
     evaluation: Evaluation
     gain: float
     gain_standard_error: float
+    promising: Pair | None = None
 
 
 def confirm(
@@ -47,7 +51,7 @@ def confirm(
     change, error, base, measured = yield from duel(lab, phase, incumbent, challenger, num_images, address)
     if change < -standard_errors * error:
         return Verdict(challenger, measured, -change, error)
-    return Verdict(incumbent, base, 0.0, 0.0)
+    return Verdict(incumbent, base, 0.0, 0.0, challenger if change < 0 else None)
 
 
 def race(
@@ -72,10 +76,11 @@ def duel(
     challenger: Pair,
     num_images: int,
     address: tuple[int | str, ...],
+    looks: int = LOOKS,
 ) -> Program[tuple[float, float, Evaluation, Evaluation]]:
     """challenger - incumbent in distance, its standard error, and both sides' last evaluations.
 
-    Look after look of `num_images` on fresh seeds, until one side is DECISIVE standard errors better; LOOKS at most.
+    Look after look of `num_images` on fresh seeds, until one side is DECISIVE standard errors better; `looks` at most.
     """
     changes: list[float] = []
     errors: list[float] = []
@@ -88,5 +93,5 @@ def duel(
         errors.append(error)
         change = math.fsum(changes) / len(changes)
         error = math.sqrt(math.fsum(error * error for error in errors)) / len(errors)
-        if abs(change) > DECISIVE * error or len(changes) == LOOKS or not lab.has_budget():
+        if abs(change) > DECISIVE * error or len(changes) == looks or not lab.has_budget():
             return change, error, base, measured

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from autonat.config import Descent
 from autonat.importance import beyond_noise
-from autonat.search.confirm import duel
+from autonat.search.confirm import DECISIVE, duel
 from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from models.probes import Probe
 from models.schedule import GenerationSchedule, components
+
+# By how much a difference is widened at a time, and how far at most.
+WIDENING, WIDEST = 2.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,18 @@ def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, see
     return tuple(changes), tuple(errors), differences.value
 
 
+def _refocused(settings: Descent, gradient: Gradient, given: Descent) -> Descent:
+    """Wider differences after a gradient that was lost in its noise, narrower ones again after one that was clear.
+
+    What a value does to the distance grows with the difference and the noise does not; what the curvature's own change
+    adds to it grows too, so a difference is no wider than it has to be.
+    """
+    unknown = gradient.direction_cosine() < settings.confidence
+    width = settings.difference * (WIDENING if unknown else 1 / WIDENING)
+    width = max(given.difference, min(WIDEST * given.difference, width))
+    return settings.model_copy(update={"difference": width})
+
+
 def shrink(gradient: Gradient) -> list[float]:
     """Each component without what is lost in its own noise, so that noise alone does not move the schedule."""
     return [beyond_noise(value, error) for value, error in zip(gradient.values, gradient.standard_errors, strict=True)]
@@ -135,6 +150,7 @@ def descend(
     momentum = Momentum(len(coordinates), settings)
     way: list[list[float]] = []
     pair = safe = start
+    given = settings
     boldness = 1.0
     for iteration in range(settings.iterations):
         if not lab.has_budget():
@@ -153,6 +169,7 @@ def descend(
                 "direction_cosine": gradient.direction_cosine(),
             },
         )
+        settings = _refocused(settings, gradient, given)
         cooling = 0.5 * (1 + math.cos(math.pi * iteration / settings.iterations))
         move = momentum.step(shrink(gradient), boldness * settings.learning_rate * cooling)
         coordinates = [
@@ -166,17 +183,17 @@ def descend(
         if settings.check_every and (iteration + 1) % settings.check_every == 0 and pair != safe:
             images = lab.whole_blocks(settings.images)
             change, error, _, _ = yield from duel(
-                lab, phase.at("check"), safe, pair, images, (*seed_address, "check", iteration)
+                lab, phase.at("check"), safe, pair, images, (*seed_address, "check", iteration), looks=1
             )
-            if change > error:  # confirmed worse: back, and more gently
+            if change > DECISIVE * error:  # confirmed worse: back, and more gently
                 pair, way = safe, []
                 coordinates = coordinates_of(safe.schedule)
                 momentum = Momentum(len(coordinates), settings)
                 boldness /= 2
             else:
                 safe = pair
-    if not way:
-        return []
+    if not way:  # what the last check sent back to has been found no worse than the start
+        return [safe]
     tail = way[len(way) // 2 :]
     mean = [math.fsum(column) / len(tail) for column in zip(*tail, strict=True)]
     return [pair, Pair(start.training, schedule_at(mean, start.schedule))]

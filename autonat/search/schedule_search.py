@@ -3,13 +3,16 @@
 import math
 from dataclasses import replace
 
-from autonat.config import AnySearch, BlackBoxSearch, OfficialSearch, SPSASearch, StagedSearch, WarmStart
+from autonat.config import AnySearch, BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
 from autonat.search.black_box import black_box
 from autonat.search.confirm import Verdict, confirm
 from autonat.search.descent import descend
 from autonat.search.official import official_search
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search.spsa import spsa
+
+# After so many descents in a row without a confirmed gain there is no further one.
+FRUITLESS = 2
 
 
 def tune_schedule(lab: Laboratory, phase: Phase, start: Pair, settings: AnySearch) -> Program[Verdict]:
@@ -40,13 +43,18 @@ def tune_schedule(lab: Laboratory, phase: Phase, start: Pair, settings: AnySearc
 
 def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) -> Program[Verdict]:
     verdict = None
-    incumbent, gain, variance = start, 0.0, 0.0
-    for name in ("warm start", "descent"):
-        address = (phase.name, phase.round, name)
+    incumbent = here = start
+    gain, variance = 0.0, 0.0
+    fruitless = 0
+    for stage in range(1 + settings.descents):
+        name = "warm start" if stage == 0 else "descent"
+        address: tuple[int | str, ...] = (phase.name, phase.round, name)
+        if stage > 1:
+            address = (*address, "again", stage - 1)
         if name == "warm start" and settings.warm_start is not None:
-            challengers = yield from black_box(lab, phase, incumbent, settings.warm_start, address)
+            challengers = yield from black_box(lab, phase, here, settings.warm_start, address)
         elif name == "descent" and settings.descent is not None:
-            challengers = yield from descend(lab, phase, incumbent, settings.descent, address)
+            challengers = yield from descend(lab, phase, here, gentler(settings.descent, fruitless), address)
         else:
             continue
         verdict = yield from confirm(
@@ -57,11 +65,24 @@ def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) 
             num_images=settings.confirmation_images,
             address=(*address, "confirmation"),
         )
-        incumbent, gain = verdict.pair, gain + verdict.gain
+        if name == "descent":
+            fruitless = 0 if verdict.pair != incumbent else fruitless + 1
+        incumbent, here, gain = verdict.pair, verdict.promising or verdict.pair, gain + verdict.gain
         variance += verdict.gain_standard_error**2
+        if stage >= 1 and (fruitless == FRUITLESS or not lab.has_budget()):
+            break
     assert verdict is not None  # the recipe has at least one stage
     # The stages met on different seeds, so their gains add up and so do the variances.
     return replace(verdict, gain=gain, gain_standard_error=math.sqrt(variance))
+
+
+def gentler(settings: Descent, fruitless: int) -> Descent:
+    """Half the steps and twice the images for each descent before that gained nothing."""
+    if not fruitless:
+        return settings
+    factor = 2**fruitless
+    limit = (settings.max_images or settings.images) * factor
+    return settings.model_copy(update={"learning_rate": settings.learning_rate / factor, "max_images": limit})
 
 
 def _alone(lab: Laboratory, phase: Phase, start: Pair, settings: BlackBoxSearch | SPSASearch) -> Program[Verdict]:
