@@ -652,6 +652,46 @@ def evaluate(
         console.print(f"{label:8} {change:.4f} +- {error_of_change:.4f}  {protocol}", highlight=False)
 
 
+@app.command(epilog="Example: autonat analyze digits networks --seeds 0,1,2 --json networks.json")
+def analyze(
+    study: StudyArgument,
+    what: Annotated[
+        str,
+        typer.Argument(help="networks, decoder-attention, one-step, feature-change, canvases, size; docs/analyses.md."),
+    ],
+    db: DatabaseOption = DEFAULT_DATABASE,
+    seeds: Annotated[str, typer.Option(help="Training seeds; 0 is the study's own.")] = "0,1",
+    images: Annotated[
+        int | None, typer.Option(help="Images a distance. Default: as held out by the study.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="The page to write, a PNG beside it. Default: STUDY-WHAT.html.", show_default=False),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file.")] = None,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_worker: GpusOption = None,
+) -> None:
+    """One of ENAT's own analyses on a study's data: networks trained alike, compared under its tuned schedule."""
+    from autonat import analyze_command
+    from autonat.storage.store import Store
+
+    analyze_command.check_name(what)
+    training_seeds = analyze_command.seeds_of(seeds)
+    store = Store.open(db) if "://" in db or Path(db).exists() else _opened(db)
+    row, summary = _finished(store, study)
+    lab, _, tuned = _pairs(store, row, summary)
+    subject = analyze_command.subject_of(store, row, lab, tuned, training_seeds, images)
+    console = _console()
+    choice = _choice(executor, workers, address, gpus_per_worker)
+    findings = analyze_command.analyze(store, row, subject, what, choice, console)
+    analyze_command.show(findings, subject, what, console)
+    page = html if html is not None else Path(f"{study}-{what}.html")
+    analyze_command.write(findings, subject, what, page, json_file, lambda line: console.print(line, highlight=False))
+
+
 @app.command(epilog="Example: autonat export quickstart --format improvednat --to strategy.yaml")
 def export(
     study: StudyArgument,
@@ -761,13 +801,66 @@ def mirror(
     )
 
 
+@app.command(epilog="Example: autonat data cifar10 --train cifar10/train.parquet --test cifar10/test.parquet")
+def data(
+    name: Annotated[str, typer.Argument(help="The data set: cifar10.")] = "cifar10",
+    train: Annotated[str | None, typer.Option(help="Check this file of training images.", show_default=False)] = None,
+    test: Annotated[str | None, typer.Option(help="Check this file of test images.", show_default=False)] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="The official archive, to be unpacked into --to.", show_default=False)
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Where prepared files go. Default: files/NAME.")] = None,
+    device: Annotated[str, typer.Option(help="Commands for the study on cpu or cuda.")] = "cpu",
+) -> None:
+    """Say where to get a data set, check its files, and print the commands that prepare a study."""
+    from autonat.data_command import run as show
+
+    show(name, train, test, archive, to if to is not None else Path("files") / name, device, _console())
+
+
+@app.command(
+    "train-features",
+    epilog="Example: autonat train-features --train train.parquet --test test.parquet --out features.safetensors",
+)
+def train_features(
+    train: Annotated[str, typer.Option(help="Labelled images: a folder (one folder a class), .parquet, or .npz.")],
+    test: Annotated[str, typer.Option(help="Labelled images for the test accuracy.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    name: Annotated[str, typer.Option(help="What the metric is called: FD(NAME).")] = "cifar10-resnet",
+    device: Annotated[str, typer.Option(help="cpu: a small network; cuda: a large one.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes another network.")] = 0,
+    size: Annotated[int | None, typer.Option(min=8, help="Centre crop to so many pixels first.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Channels; the features have 4 times as many.")] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks in each of three stages.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+) -> None:
+    """Train a feature network on labelled images, for a metric of your own in place of FID."""
+    from autonat.train_features_command import Options
+    from autonat.train_features_command import run as train_network
+
+    options = Options(name, device, seed, size, width, blocks, epochs, batch_size, learning_rate, precision, threads)
+    train_network(train, test, out, options, _console())
+
+
 @app.command(epilog="Example: autonat statistics imagenet/train --weights inception.pth --size 256 --out train.npz")
 def statistics(
     source: Annotated[str, typer.Argument(help="Images: a folder (one folder a class), .parquet, or .npz.")],
-    weights: Annotated[Path, typer.Option(help="The Inception weights file; its hash is verified first.")],
     out: Annotated[Path, typer.Option(help="The .npz (mu, sigma) or .safetensors file to write.")],
-    features: Annotated[str, typer.Option(help="The feature network: inception.")] = "inception",
-    resize: Annotated[str, typer.Option(help="To 299 pixels: tensorflow1 or bilinear.")] = "tensorflow1",
+    weights: Annotated[
+        Path | None, typer.Option(help="The Inception weights file; its hash is verified first.", show_default=False)
+    ] = None,
+    features: Annotated[str, typer.Option(help="inception, or a file of `autonat train-features`.")] = "inception",
+    test: Annotated[
+        str | None, typer.Option(help="Other real images: their distance is the floor.", show_default=False)
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(help="Inception's, to 299 pixels: tensorflow1 or bilinear.", show_default="tensorflow1"),
+    ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Centre crop to so many pixels first.")] = None,
     keep: Annotated[int, typer.Option(min=0, help="Images whose features are kept for KID, precision, recall.")] = 0,
     sha256: Annotated[str | None, typer.Option(help="Hash of other weights that you trust.")] = None,
@@ -795,18 +888,40 @@ def statistics(
             device=device,
             threads=threads,
             say=lambda line: console.print(line, highlight=False),
+            test=test,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+
+
+@app.command("train-tokenizer", epilog="Example: autonat train-tokenizer cifar10_cpu --out tokenizer.safetensors")
+def train_tokenizer(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe in studies/tokenizers/.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write; the same command goes on with it.")],
+    overrides: OverridesArgument = None,
+    features: Annotated[
+        Path | None, typer.Option(help="A file of `autonat train-features`, for the reconstructions' distance.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="A PNG to write: test images, each beside its reconstruction.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads on a CPU. Other numbers, other last bits.")] = 1,
+) -> None:
+    """Train a tokenizer of small images from a recipe, and say how well it gives images back."""
+    from autonat.tokenizer_config import load_tokenizer_recipe
+    from autonat.train_tokenizer_command import Options
+    from autonat.train_tokenizer_command import train_tokenizer as train
+
+    train(load_tokenizer_recipe(recipe, overrides or ()), out, Options(features, pictures, threads), _console())
 
 
 @app.command(epilog="Example: autonat tokenize imagenet/train --tokenizer vqgan_jax_strongaug.ckpt --out tokens")
 def tokenize(
     source: Annotated[Path, typer.Argument(help="Images: a folder (one folder a class), .parquet, or .npz.")],
-    tokenizer: Annotated[str, typer.Option(help="A VQGAN's checkpoint, or digits.")],
+    tokenizer: Annotated[str, typer.Option(help="A file of `autonat train-tokenizer`, a VQGAN's, or digits.")],
     out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on with an unfinished one.")],
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Centre crop to so many pixels. Default: 256, digits 8.", show_default=False),
+        typer.Option(min=1, help="Centre crop to so many pixels. Default: the tokenizer's, a VQGAN's 256."),
     ] = None,
     flip: Annotated[bool, typer.Option(help="Also the copies flipped left to right, for training.")] = True,
     split: Annotated[str, typer.Option(help="Name of the file in the official layout.")] = "train",
