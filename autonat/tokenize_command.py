@@ -92,8 +92,7 @@ class _Tokenizing:
         self._num_parts = -(-len(source) // PART_IMAGES)
         self._grey = options.tokenizer == "digits"
         rows, columns = tokenizer.grid
-        # Of square images; the tokenizer was opened for them.
-        self._size = options.size or (rows if self._grey else 256)
+        self._size = tokenizer.size[0]  # of square images
         self._job = {
             "source": source.identity(),
             "entries": len(source),

@@ -33,6 +33,18 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         temporary.unlink(missing_ok=True)
 
 
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of ``save_tensors`` alone, {} for others' files. Raises CheckpointError for what is not safetensors."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = json.loads((handle.metadata() or {}).get("autonat", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} has a header that is not this project's")
+    return metadata
+
+
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of ``save_tensors``. Raises CheckpointError for a file that is not one."""
     try:

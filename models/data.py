@@ -1,4 +1,4 @@
-"""What a study's images are made of: real digits in memory, or tokens of a VQGAN in files.
+"""What a study's images are made of: real digits in memory, or tokens in files.
 
 N images, L = h w tokens, K codes.
 """
@@ -30,8 +30,11 @@ class Captions:
 
 @dataclass(frozen=True, slots=True)
 class TokenData:
-    """Images as codes of a VQGAN. tokens: what is trained on, as `autonat tokenize` writes it; not needed where a
-    trained network is given. num_classes: classes, or the number of captions."""
+    """Images as codes of a tokenizer in a file: a VQGAN, or what `autonat train-tokenizer` made.
+
+    tokens: what is trained on, as `autonat tokenize` writes it; not needed where a trained network is given.
+    num_classes: classes, or the number of captions.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -73,13 +76,12 @@ def tokenizer_of(data: Data, device: torch.device | str = "cpu") -> Tokenizer:
     """The data's tokenizer, loaded. Raises FileError where the file's codebook is not what the recipe says."""
     if not isinstance(data, TokenData):
         return GreyLevelTokenizer()
-    from models.tokenizer import VQGANTokenizer
-    from models.vqgan_checkpoint import load_vqgan
+    from models.tokenizer import NetworkTokenizer, load_tokenizer_network
 
-    network = load_vqgan(data.tokenizer.place)
+    network = load_tokenizer_network(data.tokenizer.place)
     rows, columns = data.grid
     factor = network.config.downsampling
-    tokenizer = VQGANTokenizer(network, rows * factor, columns * factor, device)
+    tokenizer = NetworkTokenizer(network, rows * factor, columns * factor, device)
     if tokenizer.codebook_size != data.codebook_size:
         raise FileError(
             f"{data.tokenizer.path} has {tokenizer.codebook_size} codes, data.codebook_size says {data.codebook_size}"

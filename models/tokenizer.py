@@ -4,20 +4,25 @@ B images, L = h w tokens in row order, K codes.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from models.images import DIGITS_LEVELS
 
 if TYPE_CHECKING:
+    from models.vq_autoencoder import VQAutoencoder
     from models.vqgan import VQGAN
 
 
 class Tokenizer(Protocol):
-    """What the rest of the product needs of a tokenizer; a VQGAN fits as well as a table of grey levels."""
+    """What the rest of the product needs of a tokenizer; a network fits as well as a table of grey levels."""
 
     codebook_size: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the images' pixels."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -39,7 +44,7 @@ class GreyLevelTokenizer:
     codebook_size = DIGITS_LEVELS
 
     def __init__(self, height: int = 8, width: int = 8) -> None:
-        self.grid = (height, width)
+        self.size = self.grid = (height, width)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         levels = torch.round(images.to(torch.float64) * ((DIGITS_LEVELS - 1) / 255))
@@ -53,17 +58,17 @@ class GreyLevelTokenizer:
         return (tokens_BL.to(torch.float32) / (DIGITS_LEVELS - 1)).reshape(-1, 1, *self.grid)
 
 
-class VQGANTokenizer:
-    """MaskGIT's VQGAN for images of one size, on one device.
+class NetworkTokenizer:
+    """MaskGIT's VQGAN, or an autoencoder of ours, for images of one size, on one device.
 
     Images go through the network a few at a time (about ``pixels_at_once`` pixels), so that memory does not grow with
-    the batch: 2**19 pixels are eight images of 256x256, about 1.5 GB at the published size. Tokens and images come back
-    on the device they were given on.
+    the batch: 2**19 pixels are eight images of 256x256, about 1.5 GB at the VQGAN's published size. Tokens and images
+    come back on the device they were given on.
     """
 
     def __init__(
         self,
-        network: "VQGAN",
+        network: "VQGAN | VQAutoencoder",
         height: int = 256,
         width: int = 256,
         device: torch.device | str = "cpu",
@@ -72,25 +77,25 @@ class VQGANTokenizer:
         factor = network.config.downsampling
         if min(height, width) < 1 or height % factor or width % factor:
             raise ValueError(f"this tokenizer needs image sides that are multiples of {factor}, got {height}x{width}")
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network: Any = network.eval().requires_grad_(False).to(device)
         self.codebook_size = network.config.codebook_size
         self.grid = (height // factor, width // factor)
-        self._size = (height, width)
+        self.size = (height, width)
         self._device = torch.device(device)
         self._images_at_once = max(1, pixels_at_once // (height * width))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, C, H, W] to codes int64 [B, L]. Raises ValueError for another type or size."""
-        expected = (self.network.config.image_channels, *self._size)
+        expected = (self.network.config.image_channels, *self.size)
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"need uint8 images [B, {', '.join(map(str, expected))}], got {images.dtype} {images.shape}"
             )
         tokens_BL = torch.empty(len(images), self.grid[0] * self.grid[1], dtype=torch.int64, device=images.device)
         for part in self._parts(len(images)):
-            tokens_BL[part] = (
-                self.network.encode(images[part].to(self._device, self._dtype) / 255).flatten(1).to(images.device)
-            )
+            scaled = images[part].to(self._device, self._dtype) / 255
+            with torch.no_grad():
+                tokens_BL[part] = self.network.encode(scaled).flatten(1).to(images.device)
         return tokens_BL
 
     def decode(self, tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -109,7 +114,7 @@ class VQGANTokenizer:
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.network.quantize.embedding.weight.dtype
+        return next(self.network.parameters()).dtype
 
     def _parts(self, count: int) -> list[slice]:
         return [slice(start, start + self._images_at_once) for start in range(0, count, self._images_at_once)]
@@ -118,7 +123,7 @@ class VQGANTokenizer:
         rows, columns = self.grid
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] != rows * columns:
             raise ValueError(f"need tokens [B, {rows * columns}], got {tuple(tokens_BL.shape)}")
-        shape = (len(tokens_BL), self.network.config.image_channels, *self._size)
+        shape = (len(tokens_BL), self.network.config.image_channels, *self.size)
         return torch.empty(shape, dtype=dtype, device=tokens_BL.device)
 
     def _decoded(self, tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -127,13 +132,40 @@ class VQGANTokenizer:
             return self.network.decode(codes_Bhw).clamp(0, 1)
 
 
+def load_tokenizer_network(path: Path) -> "VQGAN | VQAutoencoder":
+    """A tokenizer's network from a file: `autonat train-tokenizer`'s says so in its header, any other must be a VQGAN.
+
+    Raises CheckpointError, which names the file, for one that holds neither.
+    """
+    from models.checkpoint import CheckpointError, load_metadata
+    from models.vq_autoencoder import load_vq_autoencoder
+    from models.vqgan_checkpoint import load_vqgan
+
+    if path.suffix == ".safetensors":
+        found = load_metadata(path).get("network")
+        kind = found.get("kind") if isinstance(found, dict) else None
+        if kind == "vq_autoencoder":
+            return load_vq_autoencoder(path)
+        if kind not in (None, "vqgan"):
+            raise CheckpointError(f"{path} holds a network of kind {kind}, not a tokenizer")
+    return load_vqgan(path)
+
+
+def load_tokenizer(path: Path, size: int | None = None, device: torch.device | str = "cpu") -> NetworkTokenizer:
+    """The tokenizer of a file, for square images of ``size`` pixels (default: what it was trained on, a VQGAN 256).
+
+    Raises CheckpointError for a file that is not one and ValueError for a size that does not fit it.
+    """
+    network = load_tokenizer_network(path)
+    pixels = size or int(getattr(network.config, "image_size", 256))
+    return NetworkTokenizer(network, pixels, pixels, device)
+
+
 def open_tokenizer(name: str, size: int | None = None, device: torch.device | str = "cpu") -> Tokenizer:
-    """``digits``, or the path of a VQGAN's checkpoint; for square images of ``size`` pixels (default 8, 256).
+    """``digits`` (``size`` 8 unless given), or the path of a network's file (see load_tokenizer).
 
     Raises CheckpointError for a file that is not one and ValueError for a size that does not fit it.
     """
     if name == "digits":
         return GreyLevelTokenizer(size or 8, size or 8)
-    from models.vqgan_checkpoint import load_vqgan
-
-    return VQGANTokenizer(load_vqgan(Path(name)), size or 256, size or 256, device)
+    return load_tokenizer(Path(name), size, device)

@@ -11,7 +11,7 @@ from reference import FOLDER
 from safetensors.torch import save_file
 
 from models.checkpoint import CheckpointError
-from models.tokenizer import GreyLevelTokenizer, VQGANTokenizer, open_tokenizer
+from models.tokenizer import GreyLevelTokenizer, NetworkTokenizer, open_tokenizer
 from models.vqgan import VQGAN, VQGANConfig
 from models.vqgan_checkpoint import load_vqgan, save_vqgan
 
@@ -100,7 +100,7 @@ def test_wrong_images_and_codes_are_refused():
 def test_chunks_change_nothing(count, pixels_at_once, seed):
     images = torch.randint(256, (count, 3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     network = made().double()
-    whole, chunked = VQGANTokenizer(network, 4, 6), VQGANTokenizer(network, 4, 6, pixels_at_once=pixels_at_once)
+    whole, chunked = NetworkTokenizer(network, 4, 6), NetworkTokenizer(network, 4, 6, pixels_at_once=pixels_at_once)
     tokens = whole.encode(images)
     assert tokens.shape == (count, whole.grid[0] * whole.grid[1]) == (count, 6)
     assert tokens.dtype == torch.int64
@@ -110,7 +110,7 @@ def test_chunks_change_nothing(count, pixels_at_once, seed):
 
 def test_tokens_are_in_row_order_and_images_are_scaled_to_one():
     network = made()
-    tokenizer = VQGANTokenizer(network, 8, 4)
+    tokenizer = NetworkTokenizer(network, 8, 4)
     images = torch.randint(256, (2, 3, 8, 4), dtype=torch.uint8)
     assert torch.equal(tokenizer.encode(images).view(2, 4, 2), network.encode(images / 255))
 
@@ -119,7 +119,7 @@ def test_bytes_are_the_rounded_floats():
     torch.manual_seed(1)
     network = made()
     network.decoder.conv_out.weight.mul_(20)  # far beyond [0, 1], so that clamping is seen
-    tokenizer = VQGANTokenizer(network, 8, 8)
+    tokenizer = NetworkTokenizer(network, 8, 8)
     tokens = torch.randint(16, (3, 16))
     floats, raw = tokenizer.decode_float(tokens), network.decode(tokens.view(3, 4, 4))
     assert floats.dtype == torch.float32
@@ -133,7 +133,7 @@ def test_bytes_are_the_rounded_floats():
 
 
 def test_the_tokenizer_refuses_what_does_not_fit():
-    tokenizer = VQGANTokenizer(made(), 8, 8)
+    tokenizer = NetworkTokenizer(made(), 8, 8)
     for images in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 10, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="need uint8 images"):
             tokenizer.encode(images)
@@ -143,7 +143,7 @@ def test_the_tokenizer_refuses_what_does_not_fit():
         with pytest.raises(ValueError, match="token 16 is outside"):
             decode(torch.full((1, 16), 16))
     with pytest.raises(ValueError, match="multiples of 2"):
-        VQGANTokenizer(made(), 8, 9)
+        NetworkTokenizer(made(), 8, 9)
 
 
 # Files
