@@ -151,7 +151,7 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
             if heart.stopping():
                 raise StudyStopped
             if isinstance(event, Ask):
-                trainings.update(fingerprint(spec) for spec in event.requests if isinstance(spec, TrainSpec))
+                trainings.update(fingerprint(spec.whole) for spec in event.requests if isinstance(spec, TrainSpec))
             results = yield event
 
     interrupt, heart = _Interrupt(), _Heart(store, study_id, fulfiller)

@@ -58,13 +58,16 @@ def plan(recipe: Recipe, workers: int) -> Plan:
     run_program(alternate(recipe), landscape)
     for spec in landscape.fulfilled:
         asked.setdefault(fingerprint(spec), spec)
-    trainings = [spec for spec in asked.values() if isinstance(spec, TrainSpec)]
+    trainings: dict[TrainSpec, int] = {}  # with the steps of each
+    for spec in asked.values():
+        if isinstance(spec, TrainSpec):
+            trainings[spec.whole] = max(spec.steps, trainings.get(spec.whole, 0))
     measured = [spec for spec in asked.values() if isinstance(spec, MeasuredSpec)]
     gradients = [spec for spec in measured if isinstance(spec, ProbeSpec | PopulationSpec)]
     passes = sum(forward_passes(spec) for spec in measured)
     seconds = None
     if recipe.compute.device == "cpu" or torch.cuda.is_available():
-        seconds = _seconds(recipe, workers, sum(spec.training.steps for spec in trainings), passes)
+        seconds = _seconds(recipe, workers, sum(trainings.values()), passes)
     return Plan(
         trainings=len(trainings),
         evaluations=len(measured) - len(gradients),

@@ -97,6 +97,9 @@ class ProgressReporter:
                 f"  mask ratio kept: {facts['mask_ratio'].label} (gain {facts['gain']:.3f} +- "
                 f"{facts['gain_standard_error']:.3f})"
             )
+            for point in facts["candidates"]:
+                if "ended_at_step" in point:
+                    self.say(f"  {point['mask_ratio'].label}: training left off at step {point['ended_at_step']:,}")
 
     # What the executor does
 
@@ -137,7 +140,7 @@ class _Ticker:
         self._bar_task: Any = None
 
     def _weight(self, task: Task) -> float:
-        return float(task.spec.training.steps) if isinstance(task.spec, TrainSpec) else 1.0
+        return float(task.spec.steps) if isinstance(task.spec, TrainSpec) else 1.0
 
     def _share(self, index: int) -> float:
         """How much of a task is done, 0 to 1; a training says so in a small file."""

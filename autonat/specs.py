@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from models.data import Data
@@ -73,10 +73,29 @@ class InceptionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureFileSpec:
+    """A feature network of our own and the real images' statistics under it, both from files (`autonat train-features`,
+    `autonat statistics`); nothing to train.
+
+    name: of the features, as the weights' file has it.
+    """
+
+    name: str
+    weights: File
+    reference: File
+    compute: Compute = Compute()
+
+    @property
+    def metric(self) -> str:
+        return f"FD({self.name}:{self.weights.sha256[:8]}, reference:{self.reference.sha256[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
     """Train a generator. Result: Trained; artifact: the EMA's weights.
 
-    start_from: the training whose weights this one begins with; None: from random weights.
+    start_from: the training whose weights this one begins with; None: from random weights. until_step: leave off after
+    so many of the steps, with the state kept for whoever wants more of the same training; None: all of them.
     """
 
     data: Data
@@ -86,8 +105,23 @@ class TrainSpec:
     seed: int
     compute: Compute = Compute()
     start_from: "TrainSpec | None" = None
+    until_step: int | None = None
 
     images = 0
+
+    def __post_init__(self) -> None:
+        if self.until_step is not None and not 1 <= self.until_step < self.training.steps:
+            raise ValueError(f"until_step must lie in 1 to {self.training.steps - 1}, got {self.until_step}")
+
+    @property
+    def whole(self) -> "TrainSpec":
+        """The same training with all of its steps."""
+        return replace(self, until_step=None)
+
+    @property
+    def steps(self) -> int:
+        """Training steps behind the result."""
+        return self.until_step or self.training.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +136,7 @@ class CheckpointSpec:
 
 # What stands behind a measurement: something trained here, or a file.
 GeneratorSpec = TrainSpec | CheckpointSpec
-MetricSpec = FeatureSpec | InceptionSpec
+MetricSpec = FeatureSpec | InceptionSpec | FeatureFileSpec
 
 
 class _InBlocks:
@@ -201,18 +235,53 @@ class MetricsSpec(_InBlocks):
     compute: Compute = Compute()
 
 
-# What is computed in blocks of images.
-MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec
-Spec = FeatureSpec | TrainSpec | MeasuredSpec
+@dataclass(frozen=True, slots=True)
+class OneStepSpec(_InBlocks):
+    """Mask a share of real images' tokens, draw them all in one pass, and measure the distance of what comes out
+    (``models.one_step``). Mask ratio 0: the real images themselves, by way of the tokenizer. Result: Evaluation."""
+
+    training: GeneratorSpec
+    features: MetricSpec
+    mask_ratio: float
+    seed: int
+    num_images: int
+    block_size: int
+    sampling_temperature: float = 1.0
+    compute: Compute = Compute()
+
+    def __post_init__(self) -> None:
+        _InBlocks.__post_init__(self)
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie in [0, 1), got {self.mask_ratio}")
 
 
-def networks_needed(spec: Spec | InceptionSpec) -> list[TrainSpec | FeatureSpec]:
+@dataclass(frozen=True, slots=True)
+class FeatureChangeSpec(_InBlocks):
+    """Paint images and measure how much the network's features change from step to step (``models.feature_change``).
+    Result: FeatureChanges."""
+
+    training: GeneratorSpec
+    schedule: GenerationSchedule
+    seed: int
+    num_images: int
+    block_size: int
+    compute: Compute = Compute()
+
+
+# What is measured with feature networks, in blocks of images.
+MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec | OneStepSpec
+Spec = FeatureSpec | TrainSpec | MeasuredSpec | FeatureChangeSpec
+
+
+def networks_needed(spec: Spec | InceptionSpec | FeatureFileSpec) -> list[TrainSpec | FeatureSpec]:
     """The networks trained here that computing a spec begins with."""
     parts: tuple[Any, ...] = ()
     if isinstance(spec, TrainSpec):
         parts = (spec.start_from,)
     elif isinstance(spec, MeasuredSpec):
         parts = (spec.training, spec.features)
+    elif isinstance(spec, FeatureChangeSpec):
+        parts = (spec.training,)
     return [part for part in parts if isinstance(part, TrainSpec | FeatureSpec)]
 
 
@@ -221,26 +290,49 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def fingerprint(spec: Spec | InceptionSpec | CheckpointSpec) -> str:
+def fingerprint(spec: Spec | InceptionSpec | FeatureFileSpec | CheckpointSpec) -> str:
     """SHA-256 of the spec's canonical JSON and the numerics version, in hexadecimal."""
-    content = {"kind": type(spec).__name__, "numerics": NUMERICS_VERSION, "spec": _without_places(asdict(spec))}
+    return _name(type(spec).__name__, asdict(spec))
+
+
+def fingerprint_of_whole(recorded: str) -> str | None:
+    """The fingerprint of the whole training of which a recorded TrainSpec (JSON) is a part; None where it is whole."""
+    data = json.loads(recorded)
+    return None if data.get("until_step") is None else _name("TrainSpec", {**data, "until_step": None})
+
+
+def _name(kind: str, data: dict[str, Any]) -> str:
+    content = {"kind": kind, "numerics": NUMERICS_VERSION, "spec": _without_places(data)}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 # Fields that came after results had been recorded. At these values they mean what was meant before, and stay out of the
-# name, so that those results are still found.
-ADDED_LATER: dict[str, Any] = {"start_from": None, "reuse": True}
+# name, so that those results are still found. Fields of what has a kind are written KIND.FIELD.
+ADDED_LATER: dict[str, Any] = {
+    "start_from": None,
+    "until_step": None,
+    "devices": 1,
+    "enat.reuse": True,
+    "uvit.embedding_std": 0.02,
+    "uvit.initial_positions": "normal",
+}
+
+
+# Fields that never change a result.
+OUTSIDE_THE_NAME = {"checkpoint_every_minutes"}
 
 
 def _without_places(value: Any) -> Any:
-    """Plain data with files named by their contents alone, and without later fields that change nothing."""
+    """Plain data with files named by their contents alone, and without fields that change nothing."""
     if isinstance(value, dict):
         if value.keys() == {"path", "sha256"}:
             return {"sha256": value["sha256"] or f"unread {value['path']}"}
+        kind = value.get("kind")
         return {
             key: _without_places(entry)
             for key, entry in value.items()
-            if key not in ADDED_LATER or entry != ADDED_LATER[key]
+            if key not in OUTSIDE_THE_NAME
+            and not any(name in ADDED_LATER and entry == ADDED_LATER[name] for name in (key, f"{kind}.{key}"))
         }
     return [_without_places(entry) for entry in value] if isinstance(value, list | tuple) else value
 
@@ -330,7 +422,21 @@ class Metrics:
     kid_subset_images: int
 
 
-Result = Features | Trained | Evaluation | Differences | Changes | Metrics
+@dataclass(frozen=True, slots=True)
+class FeatureChanges:
+    """Changes of a network's features, each the mean over images; `names` has (step, layer, group) of each.
+
+    cosines[b][n], relatives[b][n]: change n's mean over block b. See ``models.feature_change.Change``.
+    """
+
+    names: tuple[tuple[int, str, str], ...]
+    cosines: tuple[tuple[float, ...], ...]
+    relatives: tuple[tuple[float, ...], ...]
+    num_images: int
+    seed: int
+
+
+Result = Features | Trained | Evaluation | Differences | Changes | Metrics | FeatureChanges
 
 RESULT_OF = {
     "FeatureSpec": Features,
@@ -339,18 +445,23 @@ RESULT_OF = {
     "ProbeSpec": Differences,
     "PopulationSpec": Changes,
     "MetricsSpec": Metrics,
+    "OneStepSpec": Evaluation,
+    "FeatureChangeSpec": FeatureChanges,
 }
 
 
 def result_from_dict(kind: str, data: dict[str, Any]) -> Result:
     """The result of a spec of class `kind`, back from JSON."""
     data = dict(data)
-    if kind == "EvaluationSpec":
+    if kind in ("EvaluationSpec", "OneStepSpec"):
         data["shares"] = tuple(data["shares"])
     if kind == "ProbeSpec":
         data["blocks"] = tuple(tuple(block) for block in data["blocks"])
     if kind == "PopulationSpec":
         data["changes"], data["standard_errors"] = tuple(data["changes"]), tuple(data["standard_errors"])
+    if kind == "FeatureChangeSpec":
+        for name in ("names", "cosines", "relatives"):
+            data[name] = tuple(tuple(entry) for entry in data[name])
     return RESULT_OF[kind](**data)
 
 

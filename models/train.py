@@ -4,8 +4,9 @@ B images a batch, L tokens, K codes. Every random choice has an address (seed, s
 last checkpoint ends in the same bits as one that was never interrupted.
 """
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
 from models.networks import NetworkConfig
 from models.random_streams import stream
+from models.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,10 @@ class TrainingConfig:
     call and GPU, so 8 GPUs give 8 ratios a step.
     reuse_probability: how often a batch is preceded by a pass with further tokens masked, whose features it reuses.
     class_dropout: how often a label is replaced by the null class, which guidance needs.
-    checkpoint_every_steps: how often the state is written to disk; does not change the result.
+    checkpoint_every_steps, checkpoint_every_minutes: how often the state is written to disk, whichever comes first;
+    neither changes the result.
+    devices: of one machine, each of which takes its share of every batch's groups and so of every batch. The result is
+    that of one device up to the order in which gradients are added.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -49,11 +54,15 @@ class TrainingConfig:
     reuse_probability: float = 0.5
     ratio_groups: int = 8
     checkpoint_every_steps: int = 1_000
+    checkpoint_every_minutes: float = 5.0
+    devices: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "ratio_groups", "checkpoint_every_steps"):
+        for name in ("steps", "batch_size", "ratio_groups", "checkpoint_every_steps", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.checkpoint_every_minutes > 0:
+            raise ValueError(f"checkpoint_every_minutes must be positive, got {self.checkpoint_every_minutes}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.weight_decay < 0:
@@ -66,6 +75,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.batch_size % self.ratio_groups:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of ratio_groups {self.ratio_groups}")
+        if self.ratio_groups % self.devices:
+            raise ValueError(f"ratio_groups {self.ratio_groups} is not a multiple of devices {self.devices}")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay must be 'constant' or 'cosine', got {self.decay!r}")
 
@@ -149,19 +160,26 @@ def train(
     seed: int,
     *,
     start_from: Mapping[str, Tensor] | None = None,
+    until_step: int | None = None,
     state_path: Path | None = None,
     precision: str = "float32",
     progress: Callable[[int, float], None] | None = None,
     progress_every: int = 50,
+    ranks: Ranks = ALONE,
 ) -> tuple[Any, float]:
     """Train a network and return its EMA (evaluation mode) and the mean loss of the last tenth of the steps.
 
     tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. start_from: the state dict of a trained
-    network to go on from, in place of random weights; ValueError where it does not fit. state_path: where the training
+    network to go on from, in place of random weights; ValueError where it does not fit. until_step: leave off after so
+    many of the steps, with the state kept, so that a later call goes on. state_path: where the training
     state is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
     is called every `progress_every` steps. precision: ``float32``, or ``bfloat16`` for the
-    products (torch.autocast; weights, moments and the average stay float32).
+    products (torch.autocast; weights, moments and the average stay float32). ranks: the processes that train together,
+    each calling this; start_from, state_path and progress are for rank 0 alone.
     """
+    end = config.steps if until_step is None else until_step
+    if not 1 <= end <= config.steps:
+        raise ValueError(f"until_step must lie in 1 to {config.steps}, got {end}")
     device = tokens_NL.device
     network = build_network(network_config).initialise(torch.Generator().manual_seed(seed)).to(device).train()
     if start_from is not None:
@@ -191,16 +209,18 @@ def train(
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
-    tail = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number of the last tenth's losses
+    window = max(1, config.steps // 10)
+    losses_W = torch.zeros(window, dtype=torch.float64, device=device)  # of the last steps, each at its step modulo W
 
     def state() -> dict[str, Tensor]:
         tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
         for number, parameter in enumerate(trained):
             tensors |= {f"optimiser.{number}.{name}": value for name, value in optimiser.state[parameter].items()}
-        return tensors | {"tail": tail}
+        return tensors | {"losses": losses_W}
 
-    identity = repr((network_config, config, mask_ratio, seed, tuple(tokens_NL.shape)))
+    same_result = replace(config, checkpoint_every_steps=1, checkpoint_every_minutes=1.0)
+    identity = repr((network_config, same_result, mask_ratio, seed, tuple(tokens_NL.shape)))
     start = 0
     if state_path is not None and state_path.exists():
         try:
@@ -214,36 +234,49 @@ def train(
             start = int(metadata["step"])
         except (CheckpointError, KeyError, RuntimeError):
             state_path.unlink(missing_ok=True)  # half written or of another version: begin again
+            start = -1
+        if start == -1 or start > end:  # the state of a later step is of use to others
             return train(network_config, config, mask_ratio, tokens_NL, labels_N, seed,
-                         start_from=start_from, state_path=state_path, precision=precision,
-                         progress=progress)  # fmt: skip
+                         start_from=start_from, until_step=until_step, state_path=None if start > end else state_path,
+                         precision=precision, progress=progress, progress_every=progress_every,
+                         ranks=ranks)  # fmt: skip
+    start = ranks.agree(start, list(state().values()))
 
-    tail_start = config.steps - max(1, config.steps // 10)
-    for step in range(start, config.steps):
-        indices = torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)).to(device)
+    groups = ranks.share(config.ratio_groups)
+    rows = ranks.share(config.batch_size)
+    due = time.monotonic() + 60 * config.checkpoint_every_minutes
+    for step in range(start, end):
+        indices = torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)[rows]).to(device)
         tokens_BL, labels_B = tokens_NL[indices].long(), labels_N[indices]
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             losses = [
                 _group_loss(network, average, tokens, labels, mask_ratio, config, stream(seed, "train", step, group))
-                for group, (tokens, labels) in enumerate(
-                    zip(tokens_BL.chunk(config.ratio_groups), labels_B.chunk(config.ratio_groups), strict=True)
+                for group, tokens, labels in zip(
+                    range(config.ratio_groups)[groups],
+                    tokens_BL.chunk(config.ratio_groups // ranks.size),
+                    labels_B.chunk(config.ratio_groups // ranks.size),
+                    strict=True,
                 )
             ]
             loss = torch.stack(losses).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        loss = ranks.averaged(loss.detach(), trained)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(config, step)
         optimiser.step()
         decay = min(config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averaged, values, 1 - decay)
-        if step >= tail_start:
-            tail += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64, device=device)])
+        losses_W[step % window] = loss.double()
         done = step + 1
-        if progress is not None and (done % progress_every == 0 or done == config.steps):
-            progress(done, float(loss.detach()))
-        if state_path is not None and done % config.checkpoint_every_steps == 0 and done < config.steps:
+        if progress is not None and (done % progress_every == 0 or done == end):
+            progress(done, float(loss))
+        is_due = done % config.checkpoint_every_steps == 0 or time.monotonic() >= due
+        if state_path is not None and done < config.steps and (is_due or done == end):
             save_tensors(state_path, state(), {"step": done, "training": identity})
-    if state_path is not None:
+            due = time.monotonic() + 60 * config.checkpoint_every_minutes
+    if state_path is not None and end == config.steps:
         state_path.unlink(missing_ok=True)
-    return average, float(tail[0] / tail[1])
+    last = torch.arange(end - max(1, end // 10), end) % window
+    total = float(losses_W.cpu()[last].cumsum(0)[-1])  # added in the order of the steps
+    return average, total / len(last)

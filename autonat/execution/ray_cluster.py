@@ -114,6 +114,17 @@ def room(settings: RaySettings) -> int:
     return sum(_room_of(node["Resources"], settings.gpus_per_worker) for node in ray.nodes() if node["Alive"])
 
 
+def has_node(resources: dict[str, float]) -> bool:
+    """Whether there is a node that has all of this, whatever else it does."""
+    import ray
+
+    return any(
+        all(node["Resources"].get(name, 0.0) >= amount for name, amount in resources.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
 def _room_of(resources: dict[str, float], gpus_per_worker: float) -> int:
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if not gpus_per_worker:

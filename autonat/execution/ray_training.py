@@ -11,7 +11,7 @@ from autonat.errors import UserError
 from autonat.execution.executor import one_line
 from autonat.execution.listener import ATTEMPTS, Attempts, Listener, Place
 from autonat.execution.parcels import Parcel
-from autonat.execution.ray_cluster import QUIET, RaySettings
+from autonat.execution.ray_cluster import QUIET, RaySettings, has_node
 from autonat.execution.ray_worker import Answer, Greeting, RayWorker, Site
 from autonat.execution.tasks import Task
 
@@ -37,7 +37,12 @@ class _Line:
         self._stopping = False
 
     def run(
-        self, tasks: dict[int, Task], parcels: Mapping[int, Parcels], site: Site, gpus: int, at_once: int | None
+        self,
+        tasks: dict[int, Task],
+        parcels: Mapping[int, Parcels],
+        site: Site,
+        resources: dict[str, float],
+        at_once: int | None,
     ) -> list[str]:
         """Returns when every trial has ended: the errors of those that did not succeed."""
         os.environ |= QUIET
@@ -59,7 +64,7 @@ class _Line:
 
         with TemporaryDirectory(prefix="autonat-tune-") as folder:
             results = tune.Tuner(
-                tune.with_resources(trial, {"cpu": 1, "gpu": gpus}),
+                tune.with_resources(trial, resources),
                 param_space={"index": tune.grid_search(list(tasks))},
                 tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
                 run_config=tune.RunConfig(
@@ -114,13 +119,16 @@ def train_line(
     """
     import ray
 
+    devices = max(devices_of(task) for task in tasks.values())
+    resources = resources_of(settings, devices)
+    at_once = None if num_workers is None else max(1, num_workers // devices)
     left, fruitless = dict(tasks), 0
     while left and not listener.stopping():
         before = len(left)
         begun: dict[int, Greeting] = {}
         options = {"num_cpus": 0, "max_concurrency": THREADS, **_near_the_driver()}
         line: Any = ray.remote(_Line).options(**options).remote()
-        run = line.run.remote(left, parcels, site, settings.gpus_per_training, num_workers)
+        run = line.run.remote(left, parcels, site, resources, at_once)
         try:
             for index, answer in _listen(line, run, tasks, begun, listener, attempts):
                 del left[index]
@@ -137,6 +145,24 @@ def train_line(
         fruitless = 0 if begun or len(left) < before else fruitless + 1
         if fruitless >= ATTEMPTS and not listener.stopping():
             raise UserError(f"trainings do not start on the Ray cluster: {'; '.join(errors[:1]) or 'no reason given'}")
+
+
+def devices_of(task: Task) -> int:
+    """How many devices a training takes."""
+    training = getattr(task.spec, "training", None)
+    return int(getattr(training, "devices", 1))
+
+
+def resources_of(settings: RaySettings, devices: int) -> dict[str, float]:
+    """What a training on so many devices takes of one node: a process each. Raises UserError where no node has it."""
+    wanted = {"CPU": float(devices), "GPU": float(devices if settings.gpus_per_worker else 0)}
+    wanted["GPU"] = max(wanted["GPU"], float(settings.gpus_per_training))
+    if devices > 1 and not has_node(wanted):
+        raise UserError(
+            f"training.devices is {devices}, but no node of the Ray cluster has {devices} CPUs"
+            + (f" and {wanted['GPU']:g} GPUs" if wanted["GPU"] else "")
+        )
+    return {"cpu": wanted["CPU"], "gpu": wanted["GPU"]}
 
 
 def _listen(

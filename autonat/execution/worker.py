@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from autonat.errors import UserError
 from autonat.execution.tasks import (
     EvaluationTask,
+    FeatureChangeTask,
     MetricsTask,
     PopulationTask,
     ProbeTask,
@@ -28,19 +30,26 @@ from autonat.execution.tasks import (
 from autonat.specs import (
     Compute,
     EvaluationSpec,
+    FeatureChangeSpec,
+    FeatureFileSpec,
     Features,
     FeatureSpec,
     GeneratorSpec,
+    InceptionSpec,
     MeasuredSpec,
     MetricSpec,
+    OneStepSpec,
     Trained,
     TrainSpec,
     fingerprint,
 )
 from autonat.storage.artifacts import Artifacts, file_sha256
 from models.checkpoint import CheckpointError, load_network, save_network
-from models.data import tokenizer_of, training_tokens, with_conditions
+from models.data import Data, tokenizer_of, training_tokens, with_conditions
+from models.ddp import DeviceError, DeviceTraining, train_on_devices
 from models.evaluate import Block, Generator, evaluate_block, real_distance, reference_of
+from models.feature_change import Change, feature_changes
+from models.feature_files import NetworkFeatures
 from models.features import load_classifier, save_classifier, train_classifier
 from models.files import FileError
 from models.frechet import Reference, Statistics
@@ -48,10 +57,10 @@ from models.images import image_set
 from models.inception import ADANAT, TORCH_FIDELITY, InceptionFeatures
 from models.metric_blocks import MetricBlock, metric_block, real_features
 from models.official import load_any
+from models.one_step import one_step_block
 from models.population import PerturbedBlock, perturbed_block
 from models.probes import probe_block
-from models.statistics_files import StatisticsError, read_statistics
-from models.train import train
+from models.statistics_files import StatisticsError, StoredStatistics, read_statistics
 
 # How images reach Inception: as saved PNGs do, or unrounded.
 PROTOCOLS = {"uint8": TORCH_FIDELITY, "float": ADANAT}
@@ -71,7 +80,7 @@ class Worker:
         started = time.perf_counter()
         try:
             result = self._perform(task)
-        except (FileError, CheckpointError, StatisticsError) as error:
+        except (FileError, CheckpointError, StatisticsError, DeviceError) as error:
             raise UserError(str(error)) from error
         return result, time.perf_counter() - started
 
@@ -87,6 +96,8 @@ class Worker:
             return self._perturb(task)
         if isinstance(task, MetricsTask):
             return self._metrics(task)
+        if isinstance(task, FeatureChangeTask):
+            return self._feature_changes(task)
         return self._real_features(task) if isinstance(task, RealFeaturesTask) else self._reference(task)
 
     def _keep(self, kind: str, path: Path, load: Any) -> Any:
@@ -115,6 +126,12 @@ class Worker:
     def features(self, spec: MetricSpec) -> Any:
         if isinstance(spec, FeatureSpec):
             return self._keep("features", self.artifacts.fetched(fingerprint(spec)), load_classifier)
+        if isinstance(spec, FeatureFileSpec):
+            return self._keep(
+                f"network {spec.compute}",
+                spec.weights.looked_at().place,
+                lambda path: NetworkFeatures(path, device=device_of(spec.compute)),
+            )
         protocol = PROTOCOLS[spec.images]
         return self._keep(
             f"inception {spec.images} {spec.compute}",
@@ -126,31 +143,35 @@ class Worker:
 
     def _train(self, spec: TrainSpec) -> tuple[Trained, str]:
         name = fingerprint(spec)
-        tokens_NL, labels_N = training_tokens(spec.data)
-        progress_path, state_path = self.artifacts.progress_path(name), self.artifacts.state_path(name)
+        # All who want some of one training's steps go on from one state.
+        state_path = self.artifacts.state_path(fingerprint(spec.whole))
+        progress_path = self.artifacts.progress_path(name)
         self.artifacts.fetch(state_path)
 
         def progress(step: int, loss: float) -> None:
             temporary = progress_path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({"step": step, "steps": spec.training.steps, "loss": loss}))
+            temporary.write_text(json.dumps({"step": step, "steps": spec.steps, "loss": loss}))
             os.replace(temporary, progress_path)
             self.artifacts.publish_changed(state_path)
 
-        network, loss = train(
+        training = DeviceTraining(
             spec.network,
             spec.training,
             spec.mask_ratio,
-            tokens_NL.to(device_of(spec.compute)),
-            labels_N.to(device_of(spec.compute)),
+            partial(training_tokens, spec.data),
+            device_of(spec.compute).type,
             spec.seed,
-            start_from=self._start_of(spec),
-            precision=spec.compute.precision,
+            until_step=spec.until_step,
             state_path=state_path,
-            progress=progress,
+            precision=spec.compute.precision,
         )
+        network, loss = train_on_devices(training, start_from=self._start_of(spec), progress=progress)
         save_network(self.artifacts.path(name), network)
         self.artifacts.publish(self.artifacts.path(name))
-        self.artifacts.discard(state_path)
+        if spec.until_step is None:
+            self.artifacts.discard(state_path)
+        else:
+            self.artifacts.publish_changed(state_path)
         progress_path.unlink(missing_ok=True)
         return Trained(loss), file_sha256(self.artifacts.path(name))
 
@@ -169,18 +190,40 @@ class Worker:
         floor, error = real_distance(network, data)
         return Features(accuracy, floor, error, len(data.test_images)), file_sha256(path)
 
-    def _block(self, spec: MeasuredSpec, index: int) -> Block:
+    def _block(self, spec: MeasuredSpec | FeatureChangeSpec, index: int) -> Block:
         labels = spec.labels if isinstance(spec, EvaluationSpec) else "balanced"
         return Block(index, spec.num_blocks, spec.block_size, spec.seed, labels == "random")
 
     def _evaluate(self, task: EvaluationTask) -> Statistics | Tensor:
         spec = task.spec
+        if isinstance(spec, OneStepSpec):
+            return one_step_block(
+                self.generator(spec.training, spec.compute),
+                self.features(spec.features),
+                lambda: self._real_tokens(spec.training.data),
+                spec.mask_ratio,
+                spec.sampling_temperature,
+                self._block(spec, task.block),
+            )
         return evaluate_block(
             self.generator(spec.training, spec.compute),
             self.features(spec.features),
             spec.schedule,
             self._block(spec, task.block),
             dithered=task.dithered,
+        )
+
+    def _real_tokens(self, data: Data) -> tuple[Tensor, Tensor]:
+        """The tokens that networks are trained on and their classes, kept from block to block."""
+        key = ("tokens", repr(data))
+        if key not in self._kept:
+            self._kept[key] = training_tokens(data)
+        return self._kept[key]
+
+    def _feature_changes(self, task: FeatureChangeTask) -> list[Change]:
+        spec = task.spec
+        return feature_changes(
+            self.generator(spec.training, spec.compute), spec.schedule, self._block(spec, task.block)
         )
 
     def _probe(self, task: ProbeTask) -> list[float]:
@@ -219,14 +262,23 @@ class Worker:
         spec = task.spec
         if isinstance(spec, FeatureSpec):
             return real_features(self.features(spec), image_set(spec.data))
-        sample = read_statistics(spec.reference.place, InceptionFeatures.dimensions).features
-        return torch.empty(0, InceptionFeatures.dimensions) if sample is None else sample
+        stored = self._stored(spec)
+        return torch.empty(0, len(stored.mean)) if stored.features is None else stored.features
 
     def _reference(self, task: ReferenceTask) -> Reference:
         spec = task.spec
         if isinstance(spec, FeatureSpec):
             return reference_of(self.features(spec), image_set(spec.data))
-        return read_statistics(spec.reference.place, InceptionFeatures.dimensions).reference()
+        return self._stored(spec).reference()
+
+    def _stored(self, spec: InceptionSpec | FeatureFileSpec) -> StoredStatistics:
+        """The reference's file, which must have been made with the features that it is compared with."""
+        if isinstance(spec, InceptionSpec):
+            return read_statistics(spec.reference.place, InceptionFeatures.dimensions)
+        network = self.features(spec)
+        stored = read_statistics(spec.reference.looked_at().place, network.dimensions)
+        stored.check_made_with(spec.reference.place, network.name, network.file.sha256)
+        return stored
 
 
 def device_of(compute: Compute) -> torch.device:

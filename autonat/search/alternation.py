@@ -4,15 +4,17 @@ fixed, and again. This is the whole study, from the first training to the held-o
 from dataclasses import asdict, replace
 from typing import Any
 
-from autonat.config import InceptionConfig, Recipe
+from autonat.config import FeatureFileConfig, InceptionConfig, Recipe
 from autonat.search.accounts import Accounts
 from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
+from autonat.seed_gap import seed_gap
 from autonat.specs import (
     CheckpointSpec,
     Evaluation,
+    FeatureFileSpec,
     Features,
     FeatureSpec,
     GeneratorSpec,
@@ -39,6 +41,10 @@ def _features(recipe: Recipe) -> MetricSpec:
     if isinstance(recipe.features, InceptionConfig):
         files = recipe.features
         return InceptionSpec(files.weights, files.reference, files.images, recipe.compute)
+    if isinstance(recipe.features, FeatureFileConfig):
+        own = recipe.features
+        # A plan may be made before there are any files.
+        return FeatureFileSpec(own.found.name if own.found else "network", own.weights, own.reference, recipe.compute)
     assert isinstance(recipe.data, str)  # the recipe was checked
     return FeatureSpec(recipe.data, recipe.features, derived_seed(recipe.seed, "features"))
 
@@ -71,11 +77,12 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     accounts.close(Phase("set-up", 0))
 
     best = baseline
+    seen: Evaluation | None = None  # the last that the search saw of the best
     if "schedule" in recipe.phases:
         phase = Phase("schedule", 0)
         verdict = yield from tune_schedule(lab, phase, baseline, recipe.search)
         accounts.close(phase, verdict)
-        best = verdict.pair
+        best, seen = verdict.pair, verdict.evaluation
     tuned_schedule = best
     rounds = 0
     while "mask_ratio" in recipe.phases and rounds < recipe.rounds and lab.has_budget():
@@ -97,6 +104,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
             lab, phase, best, [trained], num_images=recipe.beta.images, address=("alternation", rounds)
         )
         accounts.close(phase, judged)
+        seen = judged.evaluation
         if judged.pair == best:
             break
         best = judged.pair
@@ -115,8 +123,8 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "baseline": _report(evaluations[0]),
         "tuned_schedule": _report(evaluations[1]),
         "tuned": _report(evaluations[2]),
-        "floor": None if features is None else _floor(features),
-        "test_accuracy": None if features is None else features.test_accuracy,
+        "search_time": seed_gap(seen, evaluations[2]),
+        **_of_features(recipe, features),
         "images_spent": searched_images,
         "phases": accounts.as_data(),
         "rounds": rounds,
@@ -184,21 +192,30 @@ def _report(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _floor(features: Features) -> dict[str, Any]:
-    return {
-        "value": features.floor,
-        "standard_error": features.floor_standard_error,
-        "num_images": features.floor_images,
+def _of_features(recipe: Recipe, trained: Features | None) -> dict[str, Any]:
+    """How good the metric's own network is, as far as it is known: the floor, and the classifier's test accuracy."""
+    if isinstance(recipe.features, FeatureFileConfig) and recipe.features.found is not None:
+        found = recipe.features.found
+        floor_found = None if found.floor is None else found.floor.model_dump()
+        return {"floor": floor_found, "test_accuracy": found.test_accuracy}
+    if trained is None:
+        return {"floor": None, "test_accuracy": None}
+    floor = {
+        "value": trained.floor,
+        "standard_error": trained.floor_standard_error,
+        "num_images": trained.floor_images,
     }
+    return {"floor": floor, "test_accuracy": trained.test_accuracy}
 
 
 def _known_from_the_start(recipe: Recipe, baseline: Pair) -> list[TrainSpec]:
     """Trainings that are certain to be needed, so that they can run side by side: the baseline's, and the centre of
-    the first line where the baseline's mask ratio is not a Beta and points do not go on from the incumbent."""
+    the first line where the baseline's mask ratio is not a Beta and points neither go on from the incumbent nor end at
+    rungs."""
     if not isinstance(baseline.training, TrainSpec):
         return []
     trainings = [baseline.training]
-    starts_a_line = "mask_ratio" in recipe.phases and recipe.beta.warm_start is None
+    starts_a_line = "mask_ratio" in recipe.phases and recipe.beta.warm_start is None and not recipe.beta.rungs
     if starts_a_line and not isinstance(baseline.mask_ratio, BetaMaskRatio):
         centre = BetaMaskRatio(recipe.beta.start_alpha, recipe.beta.start_beta)
         trainings.append(replace(baseline.training, mask_ratio=centre))

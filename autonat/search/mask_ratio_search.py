@@ -9,6 +9,7 @@ from autonat.search.black_box import black_box
 from autonat.search.confirm import Verdict
 from autonat.search.from_scratch import Judged, adopt_from_scratch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program, together
+from autonat.search.rungs import Rungs
 from autonat.specs import TrainSpec, derived_seed, paired_difference
 from models.mask_ratio import BetaMaskRatio
 
@@ -24,6 +25,9 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     With `warm_start` a point goes on from the incumbent's weights for fewer steps, the incumbent's own mask ratio too,
     so that all have been trained for as long. The best is then trained from random weights, as what it gains over the
     incumbent may be due to the further steps, and has to beat the incumbent on fresh seeds.
+
+    With `rungs` a new point's training is left off where it falls behind its line (``autonat.search.rungs``): it has
+    then cost a training, and is not judged.
     """
     seed = lab.seed_for("mask ratio", phase.round)
     judged: dict[BetaMaskRatio, list[Judged]] = {}  # by training seed
@@ -32,7 +36,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     most = settings.max_trainings - (warm is not None)  # one is kept for the winner's from scratch
 
     def trainings() -> int:
-        return sum(len(repeats) for repeats in judged.values())
+        return sum(len(repeats) for repeats in judged.values()) + len(rungs.ended)
 
     def value(mask_ratio: BetaMaskRatio) -> float:
         found = [judgement.evaluation.value for judgement in judged[mask_ratio]]
@@ -40,6 +44,9 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
 
     before = incumbent.training
     assert isinstance(before, TrainSpec)  # a recipe with a checkpoint has no such phase
+
+    total_steps = before.training.steps if warm is None else warm.steps
+    rungs = Rungs(lab, phase, settings.rung_steps(total_steps), settings.images, seed)
 
     def training_of(mask_ratio: BetaMaskRatio, repeat: int) -> TrainSpec:
         own_seed = derived_seed(before.seed, "repeat", repeat) if repeat else before.seed
@@ -54,13 +61,21 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
         found = yield from black_box(lab, phase, pair, settings.retune, ("mask ratio", phase.round, "retune"))
         return [pair, *found]
 
-    def measure(mask_ratios: list[BetaMaskRatio]) -> Program[None]:
-        """Train one more network for each, as far as trainings are left, and judge it under its best schedule."""
+    def measure(mask_ratios: list[BetaMaskRatio], line: list[BetaMaskRatio] | None = None) -> Program[None]:
+        """Train one more network for each, as far as trainings are left, and judge it under its best schedule.
+
+        line: where these are new points of it; trainings without hope are then left off at the rungs.
+        """
         fresh = mask_ratios[: most - trainings()]
         if fresh:
             specs = [training_of(mask_ratio, len(judged.get(mask_ratio, []))) for mask_ratio in fresh]
-            yield from lab.train(phase.at("training"), specs)
             pairs = [replace(incumbent, training=training) for training in specs]
+            if line is not None:
+                pairs = yield from rungs.climb(pairs, line)
+                fresh = [mask_ratio for mask_ratio in fresh if mask_ratio not in rungs.ended]
+                specs = [spec for spec in specs if spec.mask_ratio not in rungs.ended]
+        if fresh:
+            yield from lab.train(phase.at("training"), specs)
             choices = yield from together([schedules_for(pair) for pair in pairs])
             flat = [pair for choice in choices for pair in choice]
             evaluations = yield from lab.evaluate(
@@ -103,7 +118,8 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
 
             line = [moved(factor) for factor in sorted({*settings.factors, 1.0})]
             if not exhausted():
-                yield from measure([mask_ratio for mask_ratio in line if mask_ratio not in judged])
+                new = [mask_ratio for mask_ratio in line if mask_ratio not in judged and mask_ratio not in rungs.ended]
+                yield from measure(new, line)
             while True:
                 best = best_of(line)
                 if exhausted() or best not in (line[0], line[-1]):
@@ -112,7 +128,8 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
                 factor = settings.factors[0] if best == line[0] else settings.factors[-1]
                 further = replace(outward, **{axis: getattr(outward, axis) * factor})
                 line = [further, *line] if best == line[0] else [*line, further]
-                yield from measure([further])
+                if further not in rungs.ended:
+                    yield from measure([further], None if further in judged else line)
             yield from repeat_close_calls(line, centre)
             best = best_of(line)
             if best != centre:
@@ -148,7 +165,8 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
                     "trainings": len(repeats),
                 }
                 for mask_ratio, repeats in judged.items()
-            ],
+            ]
+            + rungs.as_candidates(),
             "spent_images": lab.spent_images,
             **facts,
         },

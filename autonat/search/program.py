@@ -185,5 +185,5 @@ class Laboratory:
         return result
 
     def train(self, phase: Phase, specs: Sequence[TrainSpec]) -> Program[None]:
-        self.trained.update(specs)
+        self.trained.update(spec.whole for spec in specs)
         yield Ask(phase, tuple(specs))

@@ -362,11 +362,18 @@ class Store:
 
     def _remove_results(self, connection: sa.Connection, fingerprints: list[str]) -> None:
         """Files go before the transaction ends: a driver that starts after it finds neither result nor artifact."""
+        from autonat.specs import fingerprint_of_whole
+
+        whole: list[str] = []  # trainings of which parts are recorded, whose states lie there
         for first in range(0, len(fingerprints), 500):
             some = fingerprints[first : first + 500]
+            trained = sa.select(results.c.spec).where(results.c.fingerprint.in_(some), results.c.kind == "TrainSpec")
+            whole += filter(None, map(fingerprint_of_whole, connection.scalars(trained)))
             connection.execute(sa.delete(results).where(results.c.fingerprint.in_(some)))
         for fingerprint in fingerprints:
             self.artifacts.remove(fingerprint)
+        for fingerprint in whole:
+            self.artifacts.discard(self.artifacts.state_path(fingerprint))
 
     def close(self) -> None:
         self.engine.dispose()
