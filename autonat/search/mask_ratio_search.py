@@ -18,7 +18,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     """The best pair found with the incumbent's schedule held fixed; the incumbent itself where nothing beats it.
 
     A line is a multiplicative bracket around the centre, lengthened at an end for as long as that end is the best.
-    A new network is judged under the incumbent's schedule and, where the recipe says so, under the best of a short
+    A network is judged under the incumbent's schedule and, where the recipe says so, under the best of a short
     search of its own, whichever is better. All points of a phase are measured with the same seed and so compare in
     pairs; a point has to beat the incumbent by more than one standard error of the paired difference.
 
@@ -107,7 +107,15 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     start = incumbent.mask_ratio
     centre = start if isinstance(start, BetaMaskRatio) else BetaMaskRatio(settings.start_alpha, settings.start_beta)
     if centre == start and warm is None:
-        judged[centre] = [Judged(base, incumbent)]
+        # Under the best of a short search too, as every other point: a line compares distributions, not schedules.
+        own = [Judged(base, incumbent)]
+        if settings.retune is not None and not exhausted():
+            choice = yield from schedules_for(incumbent)
+            again = yield from lab.evaluate(
+                phase.at("line"), [lab.evaluation(pair, settings.images, seed) for pair in choice[1:]]
+            )
+            own += [Judged(evaluation, pair) for evaluation, pair in zip(again, choice[1:], strict=True)]
+        judged[centre] = [min(own, key=lambda judgement: judgement.evaluation.value)]
     improved = True
     while improved and not exhausted():
         improved = False
