@@ -111,9 +111,9 @@ def commands(name: str, train: str | None, test: str | None, to: Path, device: s
     return [
         "What prepares a study, once:",
         f"  mkdir -p {shlex.quote(str(to))}",
-        f"  autonat train-tokenizer tokenizers/{recipe} train={train} test={test} --out {tokenizer}",
-        f"  autonat tokenize {train} --tokenizer {tokenizer}{on} --out {tokens}",
         f"  autonat train-features --train {train} --test {test}{on} --out {features}",
+        f"  autonat train-tokenizer {recipe} train={train} test={test} --features {features} --out {tokenizer}",
+        f"  autonat tokenize {train} --tokenizer {tokenizer}{on} --out {tokens}",
         f"  autonat statistics {train} --features {features} --test {test} --keep 10000{on} --out {statistics}",
         "and then",
         f"  autonat run {recipe}{places}",

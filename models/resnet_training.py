@@ -126,7 +126,7 @@ def train_resnet(
     for step in range(steps):
         epoch, place = divmod(step, epoch_steps)
         if place == 0:
-            views = _views(seed, epoch, len(labels_N), data.images.shape[2], config.crop_padding)
+            views = epoch_views(seed, epoch, len(labels_N), data.images.shape[2], config.crop_padding)
         chosen = slice(place * config.batch_size, (place + 1) * config.batch_size)
         index_B, rows_BS, columns_BS = (torch.from_numpy(part[chosen]).to(device) for part in views)
         batch_BHWC = images_NHWC[index_B[:, None, None], rows_BS[:, :, None], columns_BS[:, None, :]]
@@ -148,7 +148,7 @@ def train_resnet(
     return trained
 
 
-def _views(seed: int, epoch: int, num_images: int, size: int, padding: int) -> tuple[np.ndarray, ...]:
+def epoch_views(seed: int, epoch: int, num_images: int, size: int, padding: int) -> tuple[np.ndarray, ...]:
     """An epoch's order of images [N], and which rows [N, S] and columns [N, S] of each are seen: shifted, mirrored at
     the border, half of them flipped."""
     draw = stream(seed, "resnet epoch", epoch)
