@@ -164,6 +164,7 @@ def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     from rich.table import Table
 
     from autonat import metric_columns
+    from autonat.seed_gap import gap_line
 
     table = Table(title=f"Study {name}: {summary['metric']}, seeds the search never saw", title_justify="left")
     for column, justify in (("", "left"), ("distance", "right"), ("of the default", "right"), ("images", "right")):
@@ -192,6 +193,9 @@ def _summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
         f"{summary['images_spent']:,} images spent by the search, {summary['trainings']} trainings, {seconds:.0f} s. "
         "+- is one standard error." + metric_columns.caption(summary)
     )
+    line = gap_line(summary)
+    if line is not None:
+        table.caption += f"\n{line}"
     return table
 
 
@@ -211,7 +215,8 @@ def _schedule_table(schedule: dict[str, Any], title: str) -> Any:
 
 def _result_json(row: "StudyRow", summary: dict[str, Any]) -> dict[str, Any]:
     keys = ("baseline", "tuned_schedule", "tuned", "floor", "images_spent", "trainings", "mask_ratio", "schedule")
-    content = {key: summary[key] for key in keys} | {"metrics": summary.get("metrics")}
+    content = {key: summary[key] for key in keys}
+    content |= {key: summary.get(key) for key in ("metrics", "search_time")}  # not in summaries of earlier versions
     return content | {"metric": summary["metric"], "seconds": row.seconds, "study": row.name}
 
 

@@ -13,24 +13,24 @@ from typing import Any
 from urllib.parse import urlencode
 
 import flask
+import plotly
 import sqlalchemy as sa
-from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
 from dash.exceptions import PreventUpdate
+from plotly.offline import get_plotlyjs
 from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards import access, frames, pages, progress_frames
-from dashboards.addresses import choice_of, settings_of, view_of
+from dashboards.addresses import choice_of, completed, settings_of, view_of
 from dashboards.background import Background
 from dashboards.database import artifact_folder, open_readonly
-from dashboards.figures import template
-from dashboards.plots import PLOTS, Choice
+from dashboards.figures import SPENT, template
+from dashboards.outcome_figures import COSTS
+from dashboards.plots import PLOTS, VIEWS, Choice
 from dashboards.reader import Reader
 
-# Without this a browser asks for the largest script only when it has run all others.
-PRELOAD = "".join(
-    f'<link rel="preload" as="script" href="/_dash-component-suites/{script}">'
-    for script in ("plotly/package_data/plotly.min.js", "dash/dcc/async-graph.js")
-)
+# The largest script by far: asked for first, run when the page's own scripts have begun.
+PLOTLY = f'<script id="plotly" defer src="/plotly.js?v={plotly.__version__}"></script>'
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -78,6 +78,22 @@ class Dashboard:
                 return {"pair": len(json.loads(found.read("pairs.json"))) - 1}
         return {}
 
+    def figures(self, path: str, settings: Mapping[str, str], *, dark: bool, touch: bool) -> str:
+        """The figures of a page by name, and the version of what they show, as JSON."""
+        version = self.version()  # the one before: what is recorded meanwhile is drawn again rather than missed
+        view, study = view_of(path)
+        choice = completed(view, choice_of(path, settings), self.reader.names(), self.ends(view, study))
+        drawn = []
+        for plot in VIEWS.get(view, ()):
+            figure = plot.figure(self.reader, choice).update_layout(
+                template=template(dark=dark),
+                dragmode=False if touch else "zoom",
+                # As long as this text stays, zoom and hidden traces stay.
+                uirevision=f"{path} {choice.one_of('over', SPENT)} {choice.one_of('cost', COSTS)} {choice.studies}",
+            )
+            drawn.append(f"{json.dumps(plot.name)}: {figure.to_json()}")
+        return f'{{"version": {json.dumps(version)}, "figures": {{{", ".join(drawn)}}}}}'
+
     def panel(self, name: str, choice: Choice, picked: Sequence[str]) -> Any:
         """What stands in a panel."""
         if name == "studies":
@@ -89,7 +105,8 @@ class Dashboard:
                 return []
             measured = self.reader.evaluations(choice.study)
             summary = frames.summary_frame(self.engine, choice.study, measured)
-            return pages.facts(rows.iloc[0], summary if name == "facts" else summary.iloc[:0])
+            gap = frames.seed_gap(self.engine, choice.study) if name == "facts" else None
+            return pages.facts(rows.iloc[0], summary if name == "facts" else summary.iloc[:0], gap)
         if name == "decisions":
             return pages.decisions(frames.decisions_frame(self.engine, choice.study))
         tasks = progress_frames.tasks_frame(self.engine, choice.study)
@@ -149,7 +166,7 @@ def make_app(url: str, token: str | None = None) -> Dash:
         serve_locally=True,
     )
     app.layout = pages.shell
-    app.index_string = app.index_string.replace("{%css%}", PRELOAD + "{%css%}")
+    app.index_string = app.index_string.replace("{%css%}", PLOTLY + "{%css%}")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     access.guard(app.server, token)
     _files(app.server, board)
@@ -159,6 +176,18 @@ def make_app(url: str, token: str | None = None) -> Dash:
 
 
 def _files(server: flask.Flask, board: Dashboard) -> None:
+    @server.get("/plotly.js")
+    def _plotly() -> flask.Response:
+        kept = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address has its version
+        return flask.Response(_read_at_once(get_plotlyjs()), mimetype="text/javascript", headers=kept)
+
+    @server.get("/figures")
+    def _figures() -> flask.Response:
+        settings = dict(flask.request.args.items())
+        path, look = settings.pop("path", "/"), settings.pop("look", "")
+        text = board.figures(path, settings, dark="dark" in look, touch="touch" in look)
+        return flask.Response(text, mimetype="application/json", headers={"Cache-Control": "no-store"})
+
     @server.get("/csv/<name>.csv")
     def _csv(name: str) -> flask.Response:
         if name not in PLOTS:
@@ -176,6 +205,17 @@ def _files(server: flask.Flask, board: Dashboard) -> None:
         return flask.Response(found.read(f"{kind}-{number}.png"), mimetype="image/png")
 
 
+def _read_at_once(script: str) -> str:
+    """Plotly's script with its one great function in parentheses: browsers take that for "called at once" and compile
+    it while they load, beside the page's own work, instead of skipping over it first. Any other script stays as it is.
+    """
+    before, opening, body = script.partition(": this, () => {")
+    body, closing, after = body.rpartition("}));")
+    if not opening or not closing or after.strip():
+        return script
+    return f"{before}: this, (() => {{{body}}})));"
+
+
 def _callbacks(app: Dash, board: Dashboard) -> None:
     controls = Input({"type": "control", "name": ALL}, "value")
     sliders = Input({"type": "slider", "name": ALL}, "value")
@@ -186,44 +226,14 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
     )
     def _page(path: str | None, search: str | None) -> Any:
         view, study = view_of(path or "/")
-        choice = choice_of(path or "/", settings_of(search or ""))
-        names = board.reader.names()
-        return pages.menu(view, study), pages.page(view, choice, names, board.ends(view, study))
+        names, ends = board.reader.names(), board.ends(view, study)
+        choice = completed(view, choice_of(path or "/", settings_of(search or "")), names, ends)
+        return pages.menu(view, study), pages.page(view, choice, names, ends)
 
     @app.callback(Output("version", "data"), Input("clock", "n_intervals"), State("version", "data"))
     def _version(_: int | None, known: str | None) -> Any:
         version = board.version()
         return no_update if version == known else version
-
-    @app.callback(
-        Output({"type": "fresh", "name": ALL}, "data"),
-        Output({"type": "plot", "name": ALL}, "style"),
-        Output({"type": "csv", "name": ALL}, "href"),
-        controls,
-        sliders,
-        Input("version", "data"),
-        Input("look", "data"),
-        where,
-    )
-    def _figures(_c: Any, _s: Any, version: str | None, look: str | None, path: str) -> Any:
-        if look is None or version is None:
-            raise PreventUpdate
-        settings = _settings(ctx.inputs_list[:2])
-        choice = choice_of(path, settings)
-        drawn, styles, links = [], [], []
-        for output in ctx.outputs_list[0]:
-            plot = PLOTS[output["id"]["name"]]
-            figure = plot.figure(board.reader, choice)
-            figure.update_layout(
-                template=template(dark="dark" in look),
-                dragmode=False if "touch" in look else "zoom",
-                # The same text as before keeps zoom and hidden traces: see `carry` in assets/dashboard.js.
-                uirevision=f"{path} {settings.get('over')} {settings.get('cost')} {settings.get('studies')}",
-            )
-            drawn.append(figure)
-            styles.append({"height": f"{figure.layout.height}px"})
-            links.append(_csv_address(plot.name, choice))
-        return drawn, styles, links
 
     @app.callback(
         Output({"type": "panel", "name": ALL}, "children"),
@@ -265,11 +275,6 @@ def _callbacks(app: Dash, board: Dashboard) -> None:
         )
 
 
-def _csv_address(name: str, choice: Choice) -> str:
-    given = {"study": choice.study, "studies": ",".join(choice.studies)}
-    return f"/csv/{name}.csv?" + urlencode({key: value for key, value in given.items() if value})
-
-
 def _clientside(app: Dash) -> None:
     """What needs no server: see assets/dashboard.js."""
     controls = (Input({"type": "control", "name": ALL}, "value"), Input({"type": "slider", "name": ALL}, "value"))
@@ -280,11 +285,11 @@ def _clientside(app: Dash) -> None:
     app.clientside_callback(function("look"), Output("look", "data"), Input("switch", "n_clicks"))
     app.clientside_callback(function("share"), Output("nothing", "data"), *controls)
     app.clientside_callback(
-        function("carry"),
-        Output({"type": "plot", "name": MATCH}, "figure"),
-        Input({"type": "fresh", "name": MATCH}, "data"),
-        State({"type": "plot", "name": MATCH}, "id"),
-        prevent_initial_call=True,
+        function("draw"),
+        Output({"type": "csv", "name": ALL}, "href"),
+        *controls,
+        Input("version", "data"),
+        Input("look", "data"),
     )
     app.clientside_callback(
         function("compare"), Output("compare-link", "href"), Input({"type": "pick", "name": ALL}, "value")

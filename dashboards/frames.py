@@ -15,6 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from autonat.importance import beyond_noise
+from autonat.seed_gap import gap_line
 from autonat.storage.ownership import Owner
 from autonat.storage.tables import journal, results, studies
 from models.mask_ratio import (
@@ -654,6 +655,11 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     return as_frame(found, DECISION_COLUMNS)
 
 
+def seed_gap(engine: sa.Engine, study: str) -> str | None:
+    """Held-out against search-time distance in a sentence, where the study has a summary with it."""
+    return gap_line(_summary(find_study(engine, study)))
+
+
 def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
     """The held-out outcome: as summarised, or, while unfinished, what of it has been measured.
 
@@ -682,6 +688,10 @@ def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | Non
                 .where(journal.c.study_id == row.id, results.c.kind == "FeatureSpec")
                 .order_by(journal.c.number)
             ).scalar()
+        features_recipe = _recipe(row).get("features")
+        from_file = features_recipe.get("found") if isinstance(features_recipe, dict) else None
+        if from_file and from_file.get("floor"):  # a feature network that was trained before the study
+            known["floor"] = from_file["floor"]
         if features:
             facts = json.loads(features)
             known["floor"] = {

@@ -98,6 +98,9 @@ images to real training images. The ratio is to the baseline.{% if not study.sum
 <td>{{ row.num_images | count }}</td><td>{{ row.ratio | number }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+{% if seed_gap %}
+<p class="soft">{{ seed_gap }}</p>
+{% endif %}
 {% else %}
 <p>Nothing has been measured on held-out seeds yet.</p>
 {% endif %}

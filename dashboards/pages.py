@@ -66,7 +66,7 @@ def menu(view: str, study: str) -> list[Any]:
 
 
 def page(view: str, choice: Choice, names: Sequence[str], ends: Mapping[str, int]) -> list[Any]:
-    """The content of a view. ends: the last position of each slider, by its name."""
+    """The content of a view. choice: ``addresses.completed``; ends: the last position of each slider, by its name."""
     if view == "":
         return [
             html.H1("Studies"),
@@ -86,8 +86,7 @@ def page(view: str, choice: Choice, names: Sequence[str], ends: Mapping[str, int
             _panel("studies"),
         ]
     if view in MANY_VIEWS:
-        chosen = [name for name in choice.studies if name in names] or (list(names[:1]) if view == "cost" else [])
-        picked = _dropdown("studies", {name: name for name in names}, chosen, multi=True)
+        picked = _dropdown("studies", {name: name for name in names}, list(choice.studies), multi=True)
         controls = [_labelled("studies", picked, wide=True)]
         if view == "cost":
             controls.append(_radio("cost", "over", COST_NAMES, choice.one_of("cost", COST_NAMES)))
@@ -142,15 +141,14 @@ def _radio(name: str, text: str, labels: Mapping[str, str], value: str) -> html.
 
 
 def _slider(name: str, text: str, choice: Choice, ends: Mapping[str, int]) -> html.Div:
-    end = ends.get(name, 0)
-    asked = choice.number(name)
-    end = end or asked or 0  # what it points to may not be there yet
+    place = choice.number(name) or 0
+    end = ends.get(name, 0) or place  # what it points to may not be there yet
     slider = dcc.Slider(
         id=_id("slider", name),
         min=0,
         max=max(end, 1),
         step=1,
-        value=end if asked is None else min(asked, end),
+        value=place,
         marks=slider_marks(end),
         disabled=end == 0,
         updatemode="drag",
@@ -173,25 +171,12 @@ def _plot(plot: Plot) -> html.Section:
         data: Any = {"data-plot": plot.name, "data-does": does, "aria-label": f"{plot.title}: {hint}"}
         return html.Button(label, type="button", className="quiet save", title=hint, **data)
 
+    place: Any = {"data-name": plot.name}
     return html.Section(
         [
             html.H2(plot.title),
             html.P(plot.reading, className="soft"),
-            dcc.Store(id=_id("fresh", plot.name)),
-            dcc.Graph(
-                id=_id("plot", plot.name),
-                responsive=True,
-                config={"displayModeBar": False, "responsive": True, "scrollZoom": False},
-                figure={
-                    "layout": {
-                        "height": 160,
-                        "paper_bgcolor": "rgba(0,0,0,0)",
-                        "plot_bgcolor": "rgba(0,0,0,0)",
-                        "xaxis": {"visible": False},
-                        "yaxis": {"visible": False},
-                    }
-                },
-            ),
+            html.Div(className="place", **place),  # what it holds is up to assets/dashboard.js
             html.Div(
                 [
                     button("PNG", "png", "save as PNG"),
@@ -286,8 +271,9 @@ def state(name: str) -> html.Span:
     return html.Span(name, className=f"state {name}")
 
 
-def facts(row: pd.Series, summary: pd.DataFrame) -> list[Any]:
-    """The head of a study's page: its state, what it cost, and the held-out outcome (where `summary` has one)."""
+def facts(row: pd.Series, summary: pd.DataFrame, seed_gap: str | None = None) -> list[Any]:
+    """The head of a study's page: its state, what it cost, and the held-out outcome (where `summary` has one) with its
+    gap to what the search measured."""
     parts: list[Any] = [
         html.P(
             [
@@ -316,6 +302,8 @@ def facts(row: pd.Series, summary: pd.DataFrame) -> list[Any]:
         ]
         metric = row["metric"] if pd.notna(row["metric"]) else "distance"
         parts.append(table(("", metric, "images", "ratio"), rows, "Held-out, ± one standard error, lower is better."))
+    if seed_gap:
+        parts.append(html.P(seed_gap))
     return parts
 
 

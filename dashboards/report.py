@@ -85,6 +85,7 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
         trainings=int(row["trainings"]),
         test_accuracy=(study.summary or {}).get("test_accuracy"),
         summary=_records(frames.summary_frame(engine, name)),
+        seed_gap=frames.seed_gap(engine, name),
         schedule=_schedule_table(frames.schedules_frame(engine, name)),
         decisions=_records(frames.decisions_frame(engine, name)),
         sections=sections,
