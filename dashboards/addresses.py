@@ -1,6 +1,7 @@
 """The address of every page: a view, a study, and the page's settings. A person may send it to another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from dashboards.plots import VIEWS, Choice
@@ -46,3 +47,19 @@ def choice_of(path: str, settings: Mapping[str, str]) -> Choice:
     """What a page at this path with these settings shows."""
     names = tuple(dict.fromkeys(name for name in settings.get("studies", "").split(",") if name))
     return Choice(view_of(path)[1], names, dict(settings))
+
+
+def completed(view: str, choice: Choice, names: Sequence[str], ends: Mapping[str, int]) -> Choice:
+    """A choice with what an address may leave open. names: the studies, newest first; ends: the sliders' last
+    positions. Costs are those of the newest study, a slider stands at its end."""
+    chosen = tuple(name for name in choice.studies if name in names)
+    if view == "cost" and not chosen:
+        chosen = tuple(names[:1])
+    settings = dict(choice.settings)
+    if view in MANY_VIEWS:
+        settings["studies"] = ",".join(chosen)
+    for name, end in ends.items():
+        asked = choice.number(name)
+        # What an address points to may not be there yet.
+        settings[name] = str(end if asked is None else min(asked, end or asked))
+    return replace(choice, studies=chosen, settings=settings)

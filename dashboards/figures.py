@@ -26,7 +26,7 @@ SPENT = {
     "passes": ("passes_spent", "network passes over one image"),
 }
 # More points than this are thinned: a page shows no more, and stays quick with ten thousand evaluations.
-MOST_POINTS = 1500
+MOST_POINTS = 1000
 STEP = "decoding step t"
 FAMILY_TITLES = {
     "mask_ratios": "mask ratio r(t)",

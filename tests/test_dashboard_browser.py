@@ -66,7 +66,7 @@ def page(browser, studies):
 def layout(page, plot, path):
     return page.evaluate(
         "([name, path]) => path.split('.').reduce((part, key) => part?.[key], "
-        'document.querySelector(`[id*=\'"name":"${name}"\'] .js-plotly-plot`)._fullLayout)',
+        'document.querySelector(`.place[data-name="${name}"] .js-plotly-plot`)._fullLayout)',
         [plot, path],
     )
 
@@ -74,7 +74,7 @@ def layout(page, plot, path):
 def drawn(page, plot):
     """The points of a plot, by trace."""
     return page.evaluate(
-        'name => Object.fromEntries(document.querySelector(`[id*=\'"name":"${name}"\'] .js-plotly-plot`)'
+        'name => Object.fromEntries(document.querySelector(`.place[data-name="${name}"] .js-plotly-plot`)'
         "._fullData.map(trace => [trace.name, trace.x.length]))",
         plot,
     )
@@ -102,7 +102,7 @@ def test_new_points_come_by_themselves_and_the_zoom_stays(page, studies):
     page.wait_for_selector(POINTS)
     before = drawn(page, "distance")["warm start"]
     page.evaluate("window.sameDocument = true")
-    box = page.locator('[id*=\'"name":"distance"\'] .nsewdrag').first.bounding_box()
+    box = page.locator('.place[data-name="distance"] .nsewdrag').first.bounding_box()
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.2 * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.9 * box["height"], steps=4)
