@@ -389,7 +389,7 @@ def test_pages_know_the_floor_before_the_study_is_finished(studied, tmp_path):
 
     folder, _ = studied
     database = tmp_path / "unfinished.db"
-    shutil.copy(folder / "autonat.db", database)
+    query(folder / "autonat.db", "VACUUM INTO ?", str(database))
     query(database, "UPDATE studies SET summary=NULL, state='running'")
     frame = summary_frame(open_readonly(str(database)), "colours").set_index("what")
     assert frame.loc["floor", "distance"] == summary_of(folder / "autonat.db")["floor"]["value"]
