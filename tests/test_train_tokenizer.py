@@ -15,9 +15,11 @@ from test_image_sources import encoded, write_parquet
 
 import studies
 from autonat.cli import main
+from autonat.config import load_recipe
 from autonat.errors import UserError
 from autonat.tokenizer_config import FOLDER, load_tokenizer_recipe
 from models.checkpoint import load_metadata, load_tensors, save_tensors
+from models.data import sizes_of
 from models.token_files import read_tokens
 from models.tokenizer import GreyLevelTokenizer, load_tokenizer
 from models.train_tokenizer import TokenizerTraining, learning_rate_at, reconstruct, train_tokenizer
@@ -378,7 +380,9 @@ def test_there_are_recipes():
 def test_built_in_recipes_load(name):
     recipe = load_tokenizer_recipe(name)
     assert recipe.name.replace("-", "_") == name
-    assert recipe.network.image_size // recipe.network.downsampling == 8
+    side = recipe.network.image_size // recipe.network.downsampling
+    sizes = sizes_of(load_recipe(name).data)  # of the study that is run on its tokens
+    assert (sizes.grid, sizes.codebook_size) == ((side, side), recipe.network.codebook_size)
     with pytest.raises(UserError, match="train: cannot read files/cifar10"):
         recipe.job()
 
