@@ -1,8 +1,9 @@
 """Searches on noisy known functions, where the truth is known: ill-conditioned bowls in place of a generator.
 
-Every method tunes the same schedules through the same code (`tune_schedule`) within the same number of images. A function
-is a quadratic bowl over the coordinates in which schedules are moved, divided by their families' scales, so a method
-meets it as it meets a distance: 4T - 2 values, mask ratios only through whole counts of tokens, noise from every image.
+Every method tunes the same schedules through the same code (`tune_schedule`) within the same number of images. A
+function is a quadratic bowl over the coordinates in which schedules are moved, divided by their families' scales, so a
+method meets it as it meets a distance: 4T - 2 values, mask ratios only through whole counts of tokens, noise from every
+image.
 
 A value is floor + excess. The excess is 1 at the start and 0 at the optimum, the floor is 0.1, as a distance has one
 that no schedule goes below (the digits: 0.2 between real images, 2.9 for the default schedule). What is tabled is the
@@ -90,7 +91,6 @@ class KnownFunction:
         self.start = maskgit_cosine(bowl.num_steps)
         families = [family for family, _ in components(bowl.num_steps)]
         self._families = families
-        self._ratios = np.array([family == "mask_ratios" for family in families])
         self._scales = np.array([Descent().scales[family] for family in families])
         self._noise = bowl.noise * math.sqrt(1000)
         random = stream(seed, "bowl", bowl.num_steps)
@@ -137,6 +137,14 @@ class KnownFunction:
     def true_value(self, schedule: GenerationSchedule) -> float:
         """What infinitely many images would measure."""
         return float(self._values(np.array([schedule.values()]), None)[0])
+
+    def curvature(self) -> np.ndarray:
+        """The bowl's second derivatives [P, P], in distance per unit of the families' scales squared."""
+        return 2 * self._root.T @ self._root / self._unit
+
+    def slope(self, schedule: GenerationSchedule) -> np.ndarray:
+        """The derivatives [P] per unit of the families' scales, the steps of the ratios smoothed out."""
+        return self.curvature() @ (np.array(coordinates_of(schedule)) / self._scales - self._target)
 
     def begin(self, study_id: int, stopping: Callable[[], bool]) -> None:
         """Nothing to prepare."""
@@ -185,7 +193,7 @@ class KnownFunction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class Named:
     """Stands in a spec where studies have a network or a metric."""
 
     name: str
@@ -203,6 +211,7 @@ def methods(images: int) -> dict[str, dict[str, Any]]:
             "method": "staged",
             "warm_start": {"trials": 40, "images": 200},
             "descent": {"iterations": 16, "images": 1000, "max_images": 3000, "check_every": 4},
+            "descents": 20,
             "confirmation_images": 2000,
         },
         "tpe": {"method": "tpe", "trials": images // 500},
@@ -234,7 +243,7 @@ def measure(bowl: Bowl, seed: int, method: str) -> Outcome:
     """One method on one function; the seed is the search's and the function's."""
     function = KnownFunction(bowl, seed)
     settings: Any = TypeAdapter(AnySearch).validate_python(methods(bowl.images)[method])
-    named: Any = _Named("known function")
+    named: Any = Named("known function")
     lab = Laboratory(named, seed, 100, bowl.images)
     began = time.perf_counter()
     verdict = run_program(tune_schedule(lab, Phase("schedule", 0), Pair(named, function.start), settings), function)

@@ -38,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "method": "staged",
         "warm_start": {"trials": 40, "random_trials": 12, "images": 200, "keep": 3},
         "descent": {"iterations": 16, "images": 1000, "max_images": 3000, "check_every": 4},
+        "descents": 20,
         "confirmation_images": 2000,
     },
     "tpe": {"method": "tpe", "trials": 10_000, "images": 500},
