@@ -84,12 +84,13 @@ def _module(what: str) -> ModuleType:
     return import_module(f"autonat.analyses.{what.replace('-', '_')}")
 
 
-def protocol(subject: "Subject") -> str:
+def protocol(subject: "Subject", findings: "Findings") -> str:
     """What every number was measured with, in one sentence."""
     seeds = ", ".join(map(str, subject.seeds))
     trainings = f"training seeds {seeds}" if subject.is_trained else "one checkpoint, no trainings"
+    images = findings.num_images or subject.num_images
     return (
-        f"Study {subject.name}: {subject.lab.features.metric}, {subject.num_images:,} images a distance, mask ratio "
+        f"Study {subject.name}: {subject.lab.features.metric}, {images:,} images each, mask ratio "
         f"{subject.tuned.mask_ratio.label}, T = {subject.tuned.schedule.num_steps}, {trainings}."
     )
 
@@ -104,10 +105,15 @@ def write(
     from autonat.storage.files import write_atomically
 
     beside, picture = published(what), page.with_suffix(".png")
-    write_atomically(page, as_html(findings, beside, protocol(subject)).encode())
+    write_atomically(page, as_html(findings, beside, protocol(subject, findings)).encode())
     write_atomically(picture, as_png(findings))
     if json_file is not None:
-        content = {"analysis": what, **subject.facts(), **as_json(findings), "published": list(beside.lines)}
+        content = {
+            "analysis": what,
+            **subject.facts(findings.num_images),
+            **as_json(findings),
+            "published": list(beside.lines),
+        }
         write_atomically(json_file, (json.dumps(content, indent=2) + "\n").encode())
     say(f"{page} and {picture}" + (f" and {json_file}" if json_file is not None else ""))
 
@@ -119,7 +125,7 @@ def show(findings: "Findings", subject: "Subject", what: str, console: "Console"
     from autonat.analyses.findings import cells, headings
     from autonat.analyses.published import published
 
-    table = Table(title=f"{findings.title}. {protocol(subject)}", title_justify="left")
+    table = Table(title=f"{findings.title}. {protocol(subject, findings)}", title_justify="left")
     for number, heading in enumerate(headings(findings)):
         table.add_column(heading, justify="left" if number == 0 else "right")
     for row in findings.rows:

@@ -56,9 +56,9 @@ def drawn_again_B(earlier: Step, later: Step) -> Tensor:
 
 
 def picture(generator: Generator, painting: Painting, count: int) -> bytes:
-    """A PNG: two rows an image, above all tokens as drawn at each step, below what goes on: green tint for tokens kept
-    for the first time, orange for those that are masked again."""
-    columns = []
+    """A PNG: a column an image, two rows a step: all tokens as drawn, and what goes on, with a green tint for tokens
+    kept for the first time and orange for those that are masked again."""
+    rows: list[list[Any]] = []
     last = len(painting.steps) - 1
     for number, (step, before_BL) in enumerate(zip(painting.steps, painting.before, strict=True)):
         images = rgb(generator.decode(step.sampled_BL[:count]))
@@ -66,8 +66,8 @@ def picture(generator: Generator, painting: Painting, count: int) -> bytes:
         again_BL = step.canvas.masked_BL[:count].cpu().numpy() & (number < last)
         new_BL = before_BL[:count].cpu().numpy() & ~again_BL
         kept = painted_over(painted_over(images, new_BL, NEW, 0.35), again_BL)
-        columns.append((images, kept))
-    return png([[pair[row][image] for pair in columns] for image in range(count) for row in (0, 1)])
+        rows += [list(images), list(kept)]
+    return png(rows)
 
 
 def program(subject: Subject) -> Program[Findings]:
@@ -94,10 +94,11 @@ def program(subject: Subject) -> Program[Findings]:
         rows.append(row | {"same": None if last else again[-1]})
     return Findings(
         title="The canvas of every step",
+        num_images=size,
         reading=(
-            f"{size} images painted under the tuned schedule with each training seed's network. In the picture (the "
-            "first seed's) an image takes two rows: above, all tokens as drawn at each step; below, what goes on, new "
-            "tokens green and those masked again orange."
+            "The same images painted under the tuned schedule with each training seed's network. The picture "
+            "(the first seed's) has a column an image and two rows a step: all tokens as drawn, then what goes on, new "
+            "ones green and those masked again orange."
         ),
         columns=(
             ("step", "step"),
@@ -110,7 +111,7 @@ def program(subject: Subject) -> Program[Findings]:
         verdict="The papers say nothing of this that could be ordered.",
         axes=("step", "share of the tokens masked again that are drawn the same next"),
         series=(Series("drawn the same again", tuple(float(n + 1) for n in range(len(again))), tuple(again)),),
-        pictures=(("Drawn (above) and kept (below) at each step, from left to right.", shown),),
+        pictures=(("Two rows a step: what is drawn, and what is kept of it.", shown),),
     )
 
 

@@ -49,8 +49,9 @@ def program(subject: Subject) -> Program[Findings]:
     ]
     return Findings(
         title="How much features change between steps",
+        num_images=num_images,
         reading=(
-            f"{num_images:,} images painted under the tuned schedule; every canvas goes through the network alone, "
+            "Images are painted under the tuned schedule; every canvas goes through the network alone, "
             "nothing carried over, and each block's output is compared with that on the canvas before: |after - "
             "before| / |before| and the cosine, means over tokens. Tokens are visible at both steps, new (masked "
             "before), or masked at both; ENAT's encoder has visible ones alone, its decoder masked ones."

@@ -1,7 +1,7 @@
 """What an analysis hands over, to be printed, plotted and written down in one way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from autonat.analyses.estimates import Measured, decimals_of
@@ -22,7 +22,8 @@ class Series:
 @dataclass(frozen=True)
 class Findings:
     """title: what was compared; reading: how it was measured and how to read it; columns: (key of the rows, heading);
-    verdict: one sentence on the papers' ordering; axes: titles of x and y; pictures: (caption, PNG)."""
+    verdict: one sentence on the papers' ordering; axes: titles of x and y; pictures: (caption, PNG); num_images: where
+    they are not as many as of a distance."""
 
     title: str
     reading: str
@@ -32,7 +33,7 @@ class Findings:
     axes: tuple[str, str] = ("", "")
     series: tuple[Series, ...] = ()
     pictures: tuple[tuple[str, bytes], ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    num_images: int | None = None
 
 
 def headings(findings: Findings) -> list[str]:
@@ -71,6 +72,4 @@ def as_json(findings: Findings) -> dict[str, Any]:
         {key: value.as_json() if isinstance(value, Measured) else value for key, value in row.items()}
         for row in findings.rows
     ]
-    return {"title": findings.title, "reading": findings.reading, "rows": rows, "verdict": findings.verdict} | (
-        findings.details
-    )
+    return {"title": findings.title, "reading": findings.reading, "rows": rows, "verdict": findings.verdict}

@@ -133,7 +133,7 @@ def as_png(findings: Findings) -> bytes:
     xs = [at(x) for series in findings.series for x in series.x]
     tops = [point.mean + point.error for series in findings.series for point in series.y]
     bottoms = [point.mean - point.error for series in findings.series for point in series.y]
-    margin = 0.06 * (max(xs) - min(xs)) or 0.5
+    margin = 0.5 if places else 0.06 * (max(xs) - min(xs)) or 0.5
     x_low, x_high = min(xs) - margin, max(xs) + margin
     y_low, y_high = min(0.0, *bottoms), 1.05 * max(0.0, *tops) or 1.0
 

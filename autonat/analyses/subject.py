@@ -90,7 +90,7 @@ class Subject:
             for name in networks
         }
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, num_images: int | None) -> dict[str, Any]:
         """What every number of an analysis was measured with."""
         return {
             "study": self.name,
@@ -98,5 +98,5 @@ class Subject:
             "mask_ratio": self.tuned.mask_ratio.label,
             "num_steps": self.tuned.schedule.num_steps,
             "training_seeds": list(self.seeds) if self.is_trained else [],
-            "num_images": self.num_images,
+            "num_images": num_images or self.num_images,
         }
