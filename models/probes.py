@@ -94,7 +94,10 @@ def probe_block(
     probes: tuple[Probe, ...],
     block: Block,
 ) -> list[float]:
-    """For each probe, the block's mean of psi(probe) - psi(base): its share in the change of the distance."""
+    """For each probe, the block's mean of psi(probe) - psi(base): its share in the change of the distance.
+
+    Images that come out the same in all tokens, in the base or under other probes, are decoded and scored once.
+    """
 
     def score(tokens_BL: Tensor) -> Tensor:
         return influence.of_features(features.features(generator.decode(tokens_BL, features.images)))
@@ -102,10 +105,15 @@ def probe_block(
     with generator.precisely():
         base_BL, probed = probe_tokens(generator, schedule, probes, block)
     base_B = score(base_BL)
-    changes = []
-    for tokens_BL in probed:
-        # An image whose tokens stayed the same is not looked at again: its change is 0.
-        moved_B = (tokens_BL != base_BL).any(dim=1)
-        gained = float((score(tokens_BL[moved_B]) - base_B[moved_B.to(base_B.device)]).sum()) if moved_B.any() else 0.0
-        changes.append(gained / len(base_BL))
-    return changes
+    moved = [(tokens_BL != base_BL).any(dim=1) for tokens_BL in probed]
+    counts = [int(moved_B.sum()) for moved_B in moved]
+    if not any(counts):
+        return [0.0] * len(probed)
+    moved_ML = torch.cat([tokens_BL[moved_B] for tokens_BL, moved_B in zip(probed, moved, strict=True)])
+    distinct_UL, which_M = torch.unique(moved_ML, dim=0, return_inverse=True)
+    scores_U = torch.cat([score(tokens_BL) for tokens_BL in distinct_UL.split(len(base_BL))])
+    scores = scores_U[which_M.to(scores_U.device)].split(counts)
+    return [
+        float((scores_M - base_B[moved_B.to(base_B.device)]).sum()) / len(base_BL)
+        for scores_M, moved_B in zip(scores, moved, strict=True)
+    ]
