@@ -142,12 +142,13 @@ def load_tokenizer_network(path: Path) -> "VQGAN | VQAutoencoder":
     from models.vqgan_checkpoint import load_vqgan
 
     if path.suffix == ".safetensors":
-        found = load_metadata(path).get("network")
-        kind = found.get("kind") if isinstance(found, dict) else None
+        metadata = load_metadata(path)
+        network = metadata.get("network")
+        kind = network.get("kind") if isinstance(network, dict) else None
         if kind == "vq_autoencoder":
             return load_vq_autoencoder(path)
-        if kind not in (None, "vqgan"):
-            raise CheckpointError(f"{path} holds a network of kind {kind}, not a tokenizer")
+        if metadata and kind != "vqgan":  # of this project, and something else
+            raise CheckpointError(f"{path} holds no tokenizer" + (f" but a network of kind {kind}" if kind else ""))
     return load_vqgan(path)
 
 

@@ -300,7 +300,10 @@ def test_files_that_hold_something_else(tmp_path):
     config = ENATConfig(num_tokens=4, codebook_size=12, num_classes=2, width=32, heads=2)
     path = tmp_path / "network.safetensors"
     save_network(path, build_network(config).initialise(torch.Generator().manual_seed(0)))
-    with pytest.raises(CheckpointError, match="holds a network of kind enat, not a tokenizer"):
+    with pytest.raises(CheckpointError, match="holds no tokenizer but a network of kind enat"):
+        load_tokenizer(path)
+    save_tensors(path, {"weights": torch.zeros(1)}, {"features": "small"})
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer$"):
         load_tokenizer(path)
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:100])
     header = json.dumps({"__metadata__": {"autonat": "[1]"}}).encode()
