@@ -18,14 +18,16 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
+from autonat.config import Recipe
 from autonat.errors import UserError
 from autonat.execution.worker import Worker
-from autonat.specs import CheckpointSpec
+from autonat.specs import CheckpointSpec, derived_seed
 from autonat.storage.store import Store
 from models.checkpoint import load_network
 from models.data import Data, tokenizer_of, with_conditions
 from models.evaluate import Block, Generator
 from models.mask_ratio import AnyMaskRatio
+from models.networks import network_config
 from models.sample import sample
 from models.schedule import GenerationSchedule
 
@@ -52,26 +54,27 @@ class Painted:
 def pairs_of(store: Store, study: str) -> list[Painted]:
     """The baseline and what each round decided, as far as the networks are trained; of very many the last."""
     row = store.study(study)
+    recipe = Recipe.model_validate_json(row.recipe)
+    own_seed = derived_seed(recipe.seed, "training")
     trainings: dict[str, tuple[dict[str, Any], str | None]] = {}
     for name, kind, text in store.recorded_specs(row.id):
         spec = json.loads(text)
-        if kind == "TrainSpec":
-            trainings[_key(spec["mask_ratio"])] = (spec, name)
+        if kind == "TrainSpec" and spec.get("until_step") is None and spec.get("start_from") is None:
+            # The study's own network, not what `autonat analyze` trained beside it or a training's repetition.
+            own, key = network_config(spec["network"]) == recipe.network, _key(spec["mask_ratio"])
+            if own and (key not in trainings or spec["seed"] == own_seed):
+                trainings[key] = (spec, name)
         elif "weights" in spec.get("training", {}):
             trainings[_key(spec["training"]["mask_ratio"])] = (spec["training"], None)
     schedules = TypeAdapter(GenerationSchedule)
     summary = row.summary or {}
     found = []
-    recipe = json.loads(row.recipe)
     if "baseline_schedule" in summary:
         found.append(
             ("baseline", summary["baseline_mask_ratio"], schedules.validate_python(summary["baseline_schedule"]))
         )
     else:
-        from autonat.config import Recipe
-
-        loaded = Recipe.model_validate(recipe)
-        found.append(("baseline", json.loads(row.recipe)["mask_ratio"], loaded.schedule.build()))
+        found.append(("baseline", json.loads(row.recipe)["mask_ratio"], recipe.schedule.build()))
     for entry in store.decisions(row.id):
         if entry["purpose"] in ("schedule", "mask ratio"):
             label = f"{entry['phase']}, round {entry['round']}"
@@ -161,34 +164,39 @@ def _paint(generator: Any, schedule: GenerationSchedule) -> tuple[bytes, bytes]:
         first_logits=generator.first_logits,
         observe=observe,
     )
-    images = _rgb(generator.tokenizer.decode(tokens_BL))
+    images = rgb(generator.tokenizer.decode(tokens_BL))
     grid = [[images[row + rows * column] for column in range(PER_CLASS)] for row in range(rows)]
     shown = []
     for step, (sampled_BL, masked_BL) in enumerate(canvases):
         last = step == len(canvases) - 1  # what a rule masks again at the very end is not painted again
-        shown.append(_masked(_rgb(generator.tokenizer.decode(sampled_BL)), masked_BL.numpy() & (not last)))
+        shown.append(painted_over(rgb(generator.tokenizer.decode(sampled_BL)), masked_BL.numpy() & (not last)))
     steps = [[canvas[row] for canvas in shown] for row in range(rows)]
-    return _png(grid), _png(steps)
+    return png(grid), png(steps)
 
 
-def _rgb(images: torch.Tensor) -> np.ndarray[Any, Any]:
+def rgb(images: torch.Tensor) -> np.ndarray[Any, Any]:
     """uint8 [B, C, H, W] with one or three channels as [B, H, W, 3]."""
     plain = images.permute(0, 2, 3, 1).cpu().numpy()
     return np.repeat(plain, 3, axis=-1) if plain.shape[-1] == 1 else plain
 
 
-def _masked(images: np.ndarray[Any, Any], masked_BL: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Images with the places of masked tokens painted over; tokens lie on a square grid, row by row."""
-    side = round(masked_BL.shape[1] ** 0.5)
+def painted_over(
+    images: np.ndarray[Any, Any],
+    where_BL: np.ndarray[Any, Any],
+    colour: np.ndarray[Any, Any] = MASKED,
+    opacity: float = 0.85,
+) -> np.ndarray[Any, Any]:
+    """Images with the places of some tokens painted over; tokens lie on a square grid, row by row."""
+    side = round(where_BL.shape[1] ** 0.5)
     height, width = images.shape[1:3]
-    if side * side != masked_BL.shape[1] or height % side or width % side:
+    if side * side != where_BL.shape[1] or height % side or width % side:
         return images
-    places = masked_BL.reshape(-1, side, side).repeat(height // side, axis=1).repeat(width // side, axis=2)
-    mixed = 0.15 * images + 0.85 * MASKED
+    places = where_BL.reshape(-1, side, side).repeat(height // side, axis=1).repeat(width // side, axis=2)
+    mixed = (1 - opacity) * images + opacity * colour
     return np.where(places[..., None], mixed, images).astype(np.uint8)
 
 
-def _png(rows: list[list[np.ndarray[Any, Any]]]) -> bytes:
+def png(rows: list[list[np.ndarray[Any, Any]]]) -> bytes:
     """Images in rows with gaps that let the page through; small ones are enlarged without smoothing."""
     height, width = rows[0][0].shape[:2]
     scale = max(1, -(-SMALLEST_SIDE // min(height, width)))
