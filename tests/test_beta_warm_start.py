@@ -1,7 +1,9 @@
 """Points of the Beta search that go on from the incumbent's weights: the search, the trainings, and what keeps them."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -335,3 +337,39 @@ def test_a_recipe_without_later_keys_is_the_same_study(tmp_path):
     assert as_recorded(tiny_recipe(seed=1), store) == tiny_recipe(seed=1).model_dump_json()
     assert as_recorded(tiny_recipe(name="other"), store) == tiny_recipe(name="other").model_dump_json()
     store.close()
+
+
+# On a cluster
+
+
+@pytest.mark.cluster
+def test_weights_travel_to_trainings_on_hosts_that_share_no_folder(memo, tmp_path, monkeypatch):
+    """The driver's folder has a name that means nothing in another process, so the parent has to be sent."""
+    from ray_clusters import Nodes
+
+    from autonat.execution.ray_cluster import RaySettings
+    from autonat.execution.ray_executor import RayExecutor
+
+    parent, child = family()
+    expected = memo.fulfil([parent, child])
+    bits = memo.store.artifacts.path(fingerprint(child)).read_bytes()
+    (tmp_path / "here").mkdir()
+    store = Store.open(str(tmp_path / "ray.db"), tmp_path / "here")
+    store.record(parent, expected[0], 0.0, memo.store.result(parent)[1])
+    name = fingerprint(parent)
+    store.artifacts.path(name).write_bytes(memo.store.artifacts.path(name).read_bytes())
+    cluster = Nodes(1)
+    handle = os.open(tmp_path / "here", os.O_RDONLY)
+    try:
+        monkeypatch.setenv("AUTONAT_CACHE", str(tmp_path / "driver-cache"))
+        executor = RayExecutor(f"/proc/self/fd/{handle}", 1, RaySettings(cluster.address))
+        monkeypatch.setattr(Path, "resolve", lambda self, strict=False: self)
+        with executor:
+            again = Memo(store, executor)
+            assert again.fulfil([child]) == expected[1:]
+            assert again.computed == {"TrainSpec": 1}
+        assert store.artifacts.path(fingerprint(child)).read_bytes() == bits
+    finally:
+        os.close(handle)
+        cluster.close()
+        store.close()

@@ -39,7 +39,7 @@ batch = st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), min_size=5
 def test_changes_are_the_plain_ones_and_no_image_is_looked_at_twice(base_BL, found):
     probed = [base_BL if tokens_BL is None else tokens_BL for tokens_BL in found]
     painter = Painter()
-    with mock.patch.object(probes, "probe_tokens", lambda *_: (base_BL, probed)):
+    with mock.patch.object(probes, "probe_tokens", return_value=(base_BL, probed)):
         changes = probes.probe_block(painter, FEATURES, INFLUENCE, None, (), Block(0, 1, 5, 0))
 
     def score(tokens_BL):
