@@ -18,7 +18,7 @@ from autonat.search.program import Ask, Phase
 from autonat.search.schedule_search import tune_schedule
 from autonat.specs import EvaluationSpec, PopulationSpec, ProbeSpec, TrainSpec, fingerprint
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
-from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine
+from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine, resampled
 
 PHASE = Phase("test", 0)
 OPTIMUM = GenerationSchedule(
@@ -266,7 +266,7 @@ def test_a_front_tunes_every_number_of_steps_from_its_neighbour():
 
     class Several(SimulatedLandscape):
         def true_distance(self, schedule, mask_ratio):
-            self.optimum = coordinates_of(landscape_by_steps[schedule.num_steps])
+            self.optimum = landscape_by_steps[schedule.num_steps]
             return super().true_distance(schedule, mask_ratio) + 1 / schedule.num_steps
 
     landscape = Several(landscape_by_steps[2], noise=0.1)
@@ -277,6 +277,15 @@ def test_a_front_tunes_every_number_of_steps_from_its_neighbour():
     assert summary["front"][1]["schedule"] == summary["schedule"]
     asked = [spec.schedule.num_steps for spec in landscape.fulfilled if hasattr(spec, "schedule")]
     assert asked.index(3) < asked.index(4)
+
+
+def test_a_plan_with_a_front_has_one_landscape_for_all_numbers_of_steps():
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.1)
+    summary = run_program(alternate(whole(front=[1, 4], phases=["schedule"])), landscape)
+    assert [point["num_steps"] for point in summary["front"]] == [1, 2, 4]
+    best = landscape.true_distance(resampled(OPTIMUM, 5), BetaMaskRatio(12, 3))
+    assert best == pytest.approx(landscape.true_distance(OPTIMUM, BetaMaskRatio(12, 3)))
+    assert landscape.true_distance(autonat_initial(5, "enat"), BetaMaskRatio(12, 3)) > best
 
 
 EDGES = GenerationSchedule((1.0, 0.0), (0.05, 10.0, 100.0), (0.0, 50.0), (-1.0, 20.0, 100.0))

@@ -26,7 +26,7 @@ from autonat.specs import (
 from models.frechet import standard_error
 from models.mask_ratio import AnyMaskRatio, BetaMaskRatio
 from models.random_streams import stream
-from models.schedule import GenerationSchedule, components
+from models.schedule import GenerationSchedule, components, resampled
 
 
 class SimulatedLandscape:
@@ -46,15 +46,18 @@ class SimulatedLandscape:
         private: float = 0.2,
         floor: float = 0.4,
     ) -> None:
-        self.optimum = coordinates_of(optimum)
+        self.optimum = optimum
         self.alpha, self.beta = alpha, beta
         self.noise, self.private, self.floor = noise, private, floor
         self.asked = 0
         self.fulfilled: list[Spec] = []
 
     def true_distance(self, schedule: GenerationSchedule, mask_ratio: AnyMaskRatio) -> float:
-        """What an evaluation measures without noise."""
-        gaps = [a - b for a, b in zip(coordinates_of(schedule), self.optimum, strict=True)]
+        """What an evaluation measures without noise. With other numbers of steps the bowl's bottom is interpolated."""
+        optimum = self.optimum
+        if schedule.num_steps != optimum.num_steps:
+            optimum = resampled(optimum, schedule.num_steps)
+        gaps = [a - b for a, b in zip(coordinates_of(schedule), coordinates_of(optimum), strict=True)]
         bowl = math.fsum(gap * gap for gap in gaps) / len(gaps)
         if isinstance(mask_ratio, BetaMaskRatio):
             bowl += 0.3 * math.log(mask_ratio.alpha / self.alpha) ** 2
