@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -405,7 +406,7 @@ def test_a_kill_changes_no_bit(recipe, tmp_path):
     state = resumed.with_name(f".{resumed.name}.training")
     process = subprocess.Popen(command(resumed), stdout=subprocess.DEVNULL)
     while not state.exists() and process.poll() is None:
-        pass
+        time.sleep(0.01)
     process.kill()
     process.wait()
     assert state.exists()
