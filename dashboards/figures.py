@@ -387,11 +387,27 @@ def densities(frame: pd.DataFrame) -> go.Figure:
 
 def plane(frame: pd.DataFrame) -> go.Figure:
     """The (alpha, beta) plane of the Beta candidates, both logarithmic, coloured by distance; from
-    ``mask_ratio_frame``. The chosen one is ringed; rounds have symbols of their own."""
-    points = frame[frame["alpha"].notna() & frame["distance"].notna()]
-    if points.empty:
+    ``mask_ratio_frame``. The chosen one is ringed; rounds have symbols of their own. Points whose training was left off
+    are crosses: their distances do not compare."""
+    measured = frame[frame["alpha"].notna() & frame["distance"].notna()]
+    if measured.empty:
         return nothing("Beta candidates")
+    points, ended = measured[measured["ended_at_step"].isna()], measured[measured["ended_at_step"].notna()]
     figure = new_figure()
+    if len(ended):
+        figure.add_scatter(
+            x=ended["alpha"],
+            y=ended["beta"],
+            mode="markers",
+            marker={"color": GREY, "size": 11, "symbol": "x-thin-open", "line": {"width": 2}},
+            customdata=[
+                f"{as_text(row.label)}, round {row.round}<br>training left off at step {row.ended_at_step:,.0f}, "
+                f"distance {row.distance:.4g} then"
+                for row in ended.itertuples()
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+            name="left off",
+        )
     symbols = ("circle", "square", "diamond", "triangle-up")
     places = ("top center", "bottom center", "middle right", "middle left")
     for index, (round_, part) in enumerate(points.groupby("round", sort=False)):
@@ -444,8 +460,8 @@ def plane(frame: pd.DataFrame) -> go.Figure:
             hoverinfo="skip",
         )
     for axis, column in (("xaxis", "alpha"), ("yaxis", "beta")):
-        low, high = np.log10(points[column].min()) - 0.2, np.log10(points[column].max()) + 0.2
-        values = sorted(points[column].unique())
+        low, high = np.log10(measured[column].min()) - 0.2, np.log10(measured[column].max()) + 0.2
+        values = sorted(measured[column].unique())
         figure.update_layout(
             {
                 axis: {

@@ -86,6 +86,7 @@ MASK_RATIO_COLUMNS = {
     "standard_error": "float64",
     "is_baseline": "bool",
     "is_chosen": "bool",
+    "ended_at_step": "float64",
     "parameters": "str",
 }
 GRADIENT_COLUMNS = {
@@ -237,19 +238,22 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
 
     Columns: name; state (created, running, killed, interrupted, failed, finished); error; metric; baseline, tuned and
     floor with standard errors (held-out distances, missing while unfinished); images_spent (every result counted
-    once); evaluations and trainings recorded; worker_seconds (the
-    work of all its results) and seconds of running time; created_at and updated_at (UTC).
+    once); evaluations and whole trainings recorded; worker_seconds (the work of all its results) and seconds of running
+    time; created_at and updated_at (UTC).
     """
     asked = (
         sa.select(journal.c.study_id, journal.c.fingerprint).where(journal.c.fingerprint.is_not(None)).distinct()
     ).subquery()
+    # Trainings as far as a rung are parts of others; a spec is JSON with sorted keys, and this is the last.
+    is_part = results.c.spec.contains('"until_step":') & ~results.c.spec.endswith('"until_step":null}')
+    whole_training = (results.c.kind == "TrainSpec") & ~is_part
     counts = (
         sa.select(
             asked.c.study_id,
             sa.func.sum(results.c.images).label("images_spent"),
             sa.func.sum(results.c.seconds).label("worker_seconds"),
             sa.func.sum(sa.case((results.c.kind == "EvaluationSpec", 1), else_=0)).label("evaluations"),
-            sa.func.sum(sa.case((results.c.kind == "TrainSpec", 1), else_=0)).label("trainings"),
+            sa.func.sum(sa.case((whole_training, 1), else_=0)).label("trainings"),
         )
         .join(results, results.c.fingerprint == asked.c.fingerprint)
         .group_by(asked.c.study_id)
@@ -510,6 +514,7 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
 
     Columns: round (0 for the baseline), label, alpha and beta (missing unless it is a Beta), distance and
     standard_error (missing for the baseline's own row), is_baseline, is_chosen (what the study has settled on, last),
+    ended_at_step (training steps after which a point was left off at a rung, where it was: its distance is of then),
     parameters (JSON). Distances compare within a round: one seed and one schedule. A round that is still being
     searched shows what has been measured so far.
     """
@@ -522,7 +527,13 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         plain = {key: value if isinstance(value, str) else float(value) for key, value in parameters.items()}
         return json.dumps(plain, sort_keys=True)
 
-    def add(round_: int, parameters: dict[str, Any], distance: float | None, error: float | None) -> None:
+    def add(
+        round_: int,
+        parameters: dict[str, Any],
+        distance: float | None,
+        error: float | None,
+        ended_at_step: int | None = None,
+    ) -> None:
         found.append(
             {
                 "round": round_,
@@ -533,6 +544,7 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
                 "standard_error": error,
                 "is_baseline": distance is None,
                 "is_chosen": False,
+                "ended_at_step": ended_at_step,
                 "parameters": text_of(parameters),
             }
         )
@@ -546,7 +558,8 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
             decided_rounds.add(entry.round)
             chosen = facts["mask_ratio"]
             for candidate in facts["candidates"]:
-                add(entry.round, candidate["mask_ratio"], candidate["distance"], candidate["standard_error"])
+                measured = (candidate["distance"], candidate["standard_error"], candidate.get("ended_at_step"))
+                add(entry.round, candidate["mask_ratio"], *measured)
     for round_, parameters, distance, error in _measured_lines(engine, row):
         if round_ not in decided_rounds:
             add(round_, parameters, distance, error)

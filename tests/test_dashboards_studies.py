@@ -412,6 +412,17 @@ def test_plane_figure(store):
     assert list(named(figure, "chosen").x) == [6.0]
 
 
+def test_points_that_ended_early_are_crosses_in_the_plane(store):
+    frame = frames.mask_ratio_frame(store.engine, "whole")
+    ended = frame[frame["label"] == "Beta(6, 3)"].assign(alpha=24.0, ended_at_step=300.0, is_chosen=False)
+    figure = figures.plane(pd.concat([frame, ended]))
+    cross = named(figure, "left off")
+    assert (list(cross.x), list(cross.y)) == ([24.0], [3.0])
+    assert "training left off at step 300, distance 1.5 then" in cross.customdata[0]
+    assert list(named(figure, "round 1").x) == [3.0, 6.0]
+    assert 24.0 in figure.layout.xaxis.tickvals
+
+
 def test_rounds_in_the_plane_have_symbols_of_their_own(store):
     frame = frames.mask_ratio_frame(store.engine, "whole")
     figure = figures.plane(pd.concat([frame, frame.assign(round=2)]))

@@ -320,6 +320,18 @@ def test_a_study_records_who_ended_and_keeps_their_states(finished):
     assert end["summary"]["trainings"] == 1 + len(decision["candidates"])
 
 
+def test_the_dashboards_tell_parts_from_wholes(finished):
+    from dashboards.frames import mask_ratio_frame, studies_frame
+
+    store = Store.open(str(finished[0]), readonly=True)
+    points = mask_ratio_frame(store.engine, "tiny")
+    (study,) = studies_frame(store.engine).itertuples()
+    ended = points["ended_at_step"].notna().sum()
+    assert ended >= 1
+    assert study.trainings == finished[1]["summary"]["trainings"] - ended
+    store.close()
+
+
 @pytest.mark.slow
 def test_worker_processes_come_to_the_same_decisions(finished, tmp_path):
     run_ok("run", write_recipe(tmp_path, **RUNGS), "--db", tmp_path / "study.db", "--workers", 2)
