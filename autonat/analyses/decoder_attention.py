@@ -19,7 +19,7 @@ MEANINGS = {
 
 def decoder_networks(subject: Subject) -> dict[str, ENATConfig]:
     """The study's network (as an ENAT, if it is a U-ViT) with each decoder attention."""
-    enat = as_enat(subject.network)
+    enat = as_enat(subject.training.network)
     return {
         "self_cross": replace(enat, decoder_attention="self_cross"),
         "full": replace(enat, decoder_attention="full"),

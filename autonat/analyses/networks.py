@@ -11,7 +11,7 @@ CLAIM = "ENAT's paper has both changes pay at the same operations: plain ENAT ov
 
 def program(subject: Subject) -> Program[Findings]:
     """Train the three alike and measure each under the study's tuned schedule."""
-    networks = equal_networks(subject.network, subject.tuned.schedule)
+    networks = equal_networks(subject.training.network, subject.tuned.schedule)
     measured = yield from subject.measure(networks)
     rows = [
         {

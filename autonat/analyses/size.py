@@ -7,7 +7,6 @@ from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
 from autonat.analyses.sizes import describe, operations, scaled, width_unit
 from autonat.analyses.subject import Subject
-from autonat.errors import UserError
 from autonat.search.program import Program
 from models.counts import num_parameters
 
@@ -34,9 +33,7 @@ def depths(config: Any) -> dict[str, Any]:
 
 def program(subject: Subject) -> Program[Findings]:
     """Train every size alike and measure each under the study's tuned schedule."""
-    config: Any = subject.network
-    if config.kind == "uvit_text":
-        raise UserError("this analysis trains networks, and text networks are not trained here")
+    config: Any = subject.training.network
     by_width, by_depth = widths(config), depths(config)
     measured = yield from subject.measure({**by_width, **by_depth})
     schedule = subject.tuned.schedule

@@ -14,7 +14,7 @@ from models.uvit import TextUViTConfig, UViTConfig
 # Operations count as equal within this share of each other.
 EQUAL = 0.05
 # How far the feed-forward width may be bent to meet the operations, as a share of the network's own.
-LEAST_MLP, MOST_MLP = 0.6, 1.6
+LEAST_MLP, MOST_MLP = 0.5, 2.0
 
 
 def schedule_for(config: NetworkConfig, schedule: GenerationSchedule) -> GenerationSchedule:
@@ -82,12 +82,11 @@ def fitted(config: Any, schedule: GenerationSchedule, target: int) -> Any:
 
 
 def _bent(config: Any, schedule: GenerationSchedule, target: int) -> Any | None:
-    """The feed-forward width that meets `target`, in steps of 1/16 of a width; None where it is too far from usual."""
+    """The feed-forward width that meets `target`, in steps of 1/16 of a width; None where none in bounds does."""
     usual = config.mlp_ratio
     base, more = (operations(replace(config, mlp_ratio=ratio), schedule) for ratio in (usual, usual + 1))
     ratio = round(16 * (usual + (target - base) / (more - base))) / 16
-    if not LEAST_MLP * usual <= ratio <= MOST_MLP * usual:
-        return None
+    ratio = min(max(ratio, LEAST_MLP * usual), MOST_MLP * usual)
     bent = replace(config, mlp_ratio=ratio)
     return bent if abs(operations(bent, schedule) / target - 1) <= EQUAL else None
 

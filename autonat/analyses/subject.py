@@ -37,6 +37,13 @@ class Subject:
         return isinstance(self.tuned.training, TrainSpec)
 
     @property
+    def training(self) -> TrainSpec:
+        """How the study trained its network. Raises UserError where that was a file."""
+        if not isinstance(self.tuned.training, TrainSpec):
+            raise UserError(f"study {self.name!r} was given a checkpoint: there is no training to repeat")
+        return self.tuned.training
+
+    @property
     def image_seed(self) -> int:
         """Of labels and noise: one for all networks, and none that the search has seen."""
         return self.lab.seed_for("analyses")
@@ -46,9 +53,7 @@ class Subject:
 
         Raises UserError where the study's network was a file.
         """
-        own = self.tuned.training
-        if not isinstance(own, TrainSpec):
-            raise UserError(f"study {self.name!r} was given a checkpoint: there is no training to repeat")
+        own = self.training
         training = own.training
         reuses = network.kind == "enat" and network.reuse
         if not reuses:
