@@ -17,8 +17,8 @@ from models.resnet import Convolution, ResNet, ResNetConfig, folded, initialise
 from models.resnet_training import (
     LabelledImages,
     ResNetTraining,
-    epoch_views,
     accuracy,
+    epoch_views,
     learning_rate_at,
     train_resnet,
 )
