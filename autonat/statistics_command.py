@@ -127,7 +127,7 @@ def network_of(features: str, weights: Path | None, resize: str | None, sha256: 
         from models.feature_files import NetworkFeatures
 
         if not Path(features).is_file():
-            raise UserError(f"unknown features {features!r}, expected {INCEPTION} or a file of `autonat train-features`")
+            raise UserError(f"unknown features {features!r}, expected {INCEPTION} or `autonat train-features`' file")
         if weights is not None or resize is not None or sha256 is not None:
             raise UserError("--weights, --resize and --sha256 are for Inception: leave them out")
         return NetworkFeatures(Path(features), device=device)
