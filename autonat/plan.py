@@ -11,7 +11,7 @@ from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
-from autonat.specs import MeasuredSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
+from autonat.specs import MeasuredSpec, OneStepSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
 from models.data import Data, DataSizes, sizes_of
 from models.evaluate import Block, Generator
 from models.networks import build_network
@@ -39,6 +39,8 @@ def forward_passes(spec: MeasuredSpec) -> int:
 
     The first step is read from a table. A probe at step t runs the steps after t.
     """
+    if isinstance(spec, OneStepSpec):
+        return spec.num_images
     num_steps = spec.schedule.num_steps
     if not isinstance(spec, ProbeSpec):
         return spec.num_images * _passes(spec.schedule)
