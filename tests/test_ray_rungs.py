@@ -7,7 +7,14 @@ from test_rungs import RUNGS, end_of
 
 pytestmark = pytest.mark.cluster
 
-TWO_DEVICES = {**RUNGS, "beta__max_trainings": 2, "training__ratio_groups": 2, "training__devices": 2}
+ONE_LINE = {**RUNGS, "beta__max_trainings": 3, "beta__rungs": [0.5]}
+TWO_DEVICES = {
+    **RUNGS,
+    "beta__max_trainings": 1,
+    "beta__rungs": [],
+    "training__ratio_groups": 2,
+    "training__devices": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def test_rungs_on_ray(nodes, tmp_path):
     for name, options in (("alone", ["--workers", 0]), ("ray", ["--executor", "ray", "--address", nodes.address])):
         folder = tmp_path / name
         folder.mkdir()
-        run_ok("run", write_recipe(folder, **RUNGS), "--db", folder / "study.db", *options)
+        run_ok("run", write_recipe(folder, **ONE_LINE), "--db", folder / "study.db", *options)
         ends.append(end_of(folder / "study.db"))
     assert ends[0] == ends[1]
 

@@ -295,7 +295,7 @@ def end_of(database):
         "journal": query(
             database, "SELECT number, phase, round, purpose, fingerprint, decision FROM journal ORDER BY number"
         ),
-        "files": {path.name: file_sha256(path) for path in sorted(store.artifacts.folder.iterdir())},
+        "files": {path.name: file_sha256(path) for path in sorted(store.artifacts.folder.iterdir()) if path.is_file()},
     }
     assert row.state == "finished"
     store.close()
