@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-cluster check bench bench-sampling bench-stages bench-store bench-gradient bench-search bench-beta bench-scaling chaos same-bits clean
+.PHONY: quickstart test test-cluster check bench bench-sampling bench-stages bench-store bench-gradient bench-search bench-functions bench-beta bench-scaling chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -42,6 +42,9 @@ bench-store: $(VENV)/installed  ## the driver's own time for a block, and querie
 
 bench-gradient: $(VENV)/installed  ## one gradient by three estimators, and whether its errors hold
 	$(BIN)/python -m benchmarks.gradient
+
+bench-functions: $(VENV)/installed  ## the searches on noisy functions whose truth is known: three minutes on an idle core
+	$(BIN)/python -m benchmarks.known_functions
 
 bench-search: $(VENV)/installed  ## the schedule searches side by side; hours: narrow it down with ARGS="--seeds 0 --steps 4"
 	$(BIN)/python -m benchmarks.search $(ARGS)
