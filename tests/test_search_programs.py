@@ -159,14 +159,19 @@ def test_a_race_ends_with_the_best_and_doubles_its_images():
     assert len({spec.seed for spec in landscape.fulfilled}) == 3
 
 
-@pytest.mark.parametrize(("noise", "looks"), [(0.0, 1), (200.0, LOOKS)])
-def test_a_duel_looks_again_while_it_is_undecided(noise, looks):
-    landscape = SimulatedLandscape(OPTIMUM, noise=noise, private=1.0)
-    lab, pair = laboratory()
-    program = duel(lab, PHASE, pair, replace(pair, schedule=OPTIMUM), 40, ("duel",))
-    change, error, _, _ = run_program(program, landscape)
-    assert len({spec.seed for spec in landscape.fulfilled}) == looks
-    assert (abs(change) > DECISIVE * error) == (looks < LOOKS)
+@pytest.mark.parametrize(("noise", "least"), [(0.0, 1), (200.0, LOOKS)])
+def test_a_duel_looks_again_while_it_is_undecided(noise, least):
+    looked = []
+    for number in range(10):
+        landscape = SimulatedLandscape(OPTIMUM, noise=noise, private=1.0)
+        lab, pair = laboratory()
+        program = duel(lab, PHASE, pair, replace(pair, schedule=OPTIMUM), 40, ("duel", number))
+        change, error, _, _ = run_program(program, landscape)
+        looked.append(len({spec.seed for spec in landscape.fulfilled}))
+        if looked[-1] < LOOKS:
+            assert abs(change) > DECISIVE * error
+    # Noise alone is decisive now and then.
+    assert sorted(looked)[len(looked) // 2] == max(looked) == least
 
 
 @pytest.mark.parametrize("estimator", ["population", "probes"])
