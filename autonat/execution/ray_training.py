@@ -66,7 +66,8 @@ class _Line:
             results = tune.Tuner(
                 tune.with_resources(trial, resources),
                 param_space={"index": tune.grid_search(list(tasks))},
-                tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+                # A process that has done one training takes the next: starting one and importing torch takes seconds.
+                tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="line",
                     storage_path=folder,
