@@ -126,6 +126,7 @@ def test_ranks_end_with_a_worker_that_is_killed(tmp_path):
     wait_for(lambda: not any(map(is_running, ranks)), "the ranks to go")
 
 
+@pytest.mark.slow
 def test_a_worker_process_trains_on_two_devices(tmp_path):
     """Worker processes are daemons, which multiprocessing lets have no children."""
     spec = replace(LONG, training=replace(TWO, steps=3))
