@@ -415,8 +415,21 @@ def show(
         console.print(_schedule_table(row.summary["schedule"], "Tuned schedule"))
         if "phases" in row.summary:  # not so in studies of earlier versions
             console.print(phase_table(row.summary["phases"]))
+    _print_ended(decisions)
     _print_importance(decisions)
     _print_tasks(store, row, last if tasks else None)
+
+
+def _print_ended(decisions: list[dict[str, Any]]) -> None:
+    """The points of the Beta search whose trainings were left off at rungs."""
+    for decision in decisions:
+        for point in decision.get("candidates", []):
+            if "ended_at_step" in point:
+                label, distance = _mask_ratio_label(point["mask_ratio"]), point["distance"]
+                typer.echo(
+                    f"Round {decision['round']}, {label}: training left off at step {point['ended_at_step']:,}, distance "
+                    f"{distance:.3f} +- {point['standard_error']:.3f} then"
+                )
 
 
 def _print_importance(decisions: list[dict[str, Any]]) -> None:

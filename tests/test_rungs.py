@@ -310,11 +310,12 @@ def finished(tmp_path_factory):
 
 
 def test_a_study_records_who_ended_and_keeps_their_states(finished):
-    _database, end, output = finished
+    database, end, output = finished
     (decision,) = [json.loads(row[5]) for row in end["journal"] if row[3] == "mask ratio"]
     ended = [point for point in decision["candidates"] if "ended_at_step" in point]
     assert ended
     assert output.count("training left off at step") == len(ended)
+    assert run_ok("show", "tiny", "--db", database).count("training left off at step") == len(ended)
     states = [name for name in end["files"] if ".state." in name]
     assert len(states) == len(ended)
     assert end["summary"]["trainings"] == 1 + len(decision["candidates"])
