@@ -427,8 +427,8 @@ def _print_ended(decisions: list[dict[str, Any]]) -> None:
             if "ended_at_step" in point:
                 label, distance = _mask_ratio_label(point["mask_ratio"]), point["distance"]
                 typer.echo(
-                    f"Round {decision['round']}, {label}: training left off at step {point['ended_at_step']:,}, distance "
-                    f"{distance:.3f} +- {point['standard_error']:.3f} then"
+                    f"Round {decision['round']}, {label}: training left off at step {point['ended_at_step']:,}, "
+                    f"distance {distance:.3f} +- {point['standard_error']:.3f} then"
                 )
 
 
