@@ -49,7 +49,7 @@ from autonat.specs import (
 )
 from autonat.storage.store import Store
 from models.feature_change import Change
-from models.frechet import Influence, Reference, Statistics, merge_all, standard_error
+from models.frechet import Influence, Reference, Statistics, accumulate, merge_all, standard_error
 from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
 from models.population import PerturbedBlock, regress
 
@@ -213,18 +213,17 @@ class Memo:
         def finish(spec: EvaluationSpec | OneStepSpec, kept: list[Statistics | None], seconds: float) -> None:
             reference = self._reference(spec.features)
             in_memory = [block for block in kept if block is not None]
-
-            def blocks() -> Iterator[Statistics]:
-                if in_memory:
-                    return iter(in_memory)
-                return (Statistics.of(rows) for rows in partials.blocks(fingerprint(spec), spec.num_blocks))
-
-            merged = merge_all(blocks())
+            name, count = fingerprint(spec), spec.num_blocks
+            merged = merge_all(in_memory) if in_memory else accumulate(partials.blocks(name, count))
             influence = reference.influence(merged)
-            shares = tuple(influence.of_statistics(block) for block in blocks())
+            shares = (
+                [influence.of_statistics(block) for block in in_memory]
+                if in_memory  # of wide features a block's covariance would cost more than its images
+                else [float(influence.of_features(rows_BD).mean()) for rows_BD in partials.blocks(name, count)]
+            )
             value = reference.distance(merged.mean, merged.covariance)
             evaluation = Evaluation(
-                value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, shares
+                value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, tuple(shares)
             )
             self._record(spec, evaluation, seconds)
             partials.forget(fingerprint(spec))
@@ -272,7 +271,7 @@ class Memo:
     def _perturb(self, specs: Sequence[PopulationSpec]) -> None:
         def finish(spec: PopulationSpec, blocks: list[PerturbedBlock], seconds: float) -> None:
             reference = self._references[fingerprint(spec.features)]
-            merged = merge_all(Statistics.of(torch.cat([block.forward_HD, block.backward_HD])) for block in blocks)
+            merged = accumulate(torch.cat([block.forward_HD, block.backward_HD]) for block in blocks)
             influence = reference.influence(merged)
             changes, errors = regress(
                 [
