@@ -56,7 +56,8 @@ def test_equals_what_memory_gives_and_nothing_is_left(tmp_path, wide, monkeypatc
     monkeypatch.setattr(models.evaluate, "WIDE_FEATURES", 10**9)
     in_memory, _ = result(tmp_path / "memory")
     assert not (tmp_path / "memory" / "artifacts" / "partials").exists()
-    assert on_disk.value == pytest.approx(in_memory.value, rel=1e-10)
+    # 80 images leave directions without extent, and a square root turns their rounding of 1e-16 into 1e-8.
+    assert on_disk.value == pytest.approx(in_memory.value, rel=1e-8)
     assert on_disk.shares == pytest.approx(in_memory.shares, rel=1e-8)
 
 
