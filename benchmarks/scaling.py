@@ -1,9 +1,10 @@
 """How well workers are kept busy: sleeping tasks on 1 to 64 Ray workers, and the driver's own time for a task.
 
-    python -m benchmarks.scaling [--workers 1 2 4 8 16 64] [--seconds 4] [--milliseconds 50]
+    python -m benchmarks.scaling [--workers 1 2 4 8 16 64] [--seconds 4] [--milliseconds 50] [--blocks 400]
 
 Workers take one CPU each by Ray's count, of which there are as many as asked for: a sleeping task uses none. Efficiency
-is the time that tasks would have taken if they followed each other without a gap, over the time that they took.
+is the time that tasks would have taken if they followed each other without a gap, over the time that they took. Then
+blocks of real evaluations on one worker and on two, one thread each.
 """
 
 import argparse
@@ -12,12 +13,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autonat.execution.executor import ProcessExecutor
+from autonat.config import load_recipe
+from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 from autonat.execution.ray_executor import RayExecutor
+from autonat.execution.tasks import EvaluationTask, Task, TrainTask
+from autonat.search.alternation import start_of
+from autonat.specs import FeatureSpec, TrainSpec
 
 
 def driver_seconds() -> float:
@@ -48,11 +53,33 @@ def overhead(executor: Any, tasks: int) -> float:
         return 1000 * (time.perf_counter() - began) / tasks
 
 
+def evaluated(executor: Any, tasks: Sequence[Task]) -> float:
+    """Seconds for blocks of real evaluations, once all workers have loaded what they need."""
+    with executor:
+        list(executor.run(tasks[:20]))
+        began = time.perf_counter()
+        list(executor.run(tasks))
+        return time.perf_counter() - began
+
+
+def evaluation_blocks(folder: str, count: int) -> list[Task]:
+    """Blocks of 100 digits by a network that is trained for a moment: how long one takes does not depend on it."""
+    recipe = load_recipe("quickstart", ["training.steps=20", "training.warmup_steps=5", "features.steps=20"])
+    lab, start = start_of(recipe)
+    assert isinstance(start.training, TrainSpec) and isinstance(lab.features, FeatureSpec)
+    with InProcessExecutor(folder) as executor:
+        list(executor.run([TrainTask(start.training), TrainTask(lab.features)]))
+    spec = lab.evaluation(start, 100 * count, 0)
+    return [EvaluationTask(spec, block) for block in range(spec.num_blocks)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each measurement takes, about")
     parser.add_argument("--milliseconds", type=float, default=50.0, help="a task's length")
+    parser.add_argument("--blocks", type=int, default=400, help="blocks of real evaluations")
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     tests = str(Path(__file__).parents[1] / "tests")
     sys.path.insert(0, tests)
@@ -71,6 +98,19 @@ def main() -> None:
             for workers in arguments.workers:
                 efficiency, own = measure(make(workers), workers, arguments.milliseconds, arguments.seconds)
                 print(f"{name:10} {workers:7} {efficiency:10.1%} {own:18.2f}", flush=True)
+        print()
+        tasks = evaluation_blocks(folder, arguments.blocks)
+        for name, real in {"processes": ProcessExecutor, "Ray": RayExecutor}.items():
+            one, two = (
+                [evaluated(real(folder, workers), tasks) for _ in range(arguments.repeats)] for workers in (1, 2)
+            )
+            ratios = sorted(alone / both for alone, both in zip(one, two, strict=True))
+            middle = ratios[len(ratios) // 2]
+            print(
+                f"{name}: {arguments.blocks} blocks of real evaluations, 2 workers {middle:.2f} times as fast as one "
+                f"({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
