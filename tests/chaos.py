@@ -49,6 +49,7 @@ class Tally:
     results_repeated: int = 0
     stuck: int = 0
     differences: int = 0
+    nodes_lost: int = 0
     errors: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -60,6 +61,7 @@ class Tally:
             f"results repeated      {self.results_repeated}",
             f"stuck RUNNING entries {self.stuck}",
             f"differences           {self.differences}",
+            *([f"nodes lost unasked    {self.nodes_lost} (the machine was too busy)"] if self.nodes_lost else []),
         ]
 
 
@@ -120,6 +122,7 @@ class Chaos:
             before: dict[str, str] = {}
             try:
                 while True:
+                    self.tally.nodes_lost += self._nodes.replace_lost()
                     more = self.tally.faults.total() < faults
                     self._progress(driver, url, self._chance.randint(1, 4) if more else None)
                     if driver.poll() is None and more:

@@ -37,6 +37,18 @@ class Nodes:
         """A node goes with all its processes, at once."""
         self.cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
 
+    def replace_lost(self) -> int:
+        """New nodes for those that ended by themselves, as raylets do that a busy machine kept from answering."""
+        lost = [
+            node for node in self.nodes if any(one.process.poll() is not None for one in node.all_processes["raylet"])
+        ]
+        for node in lost:
+            self.nodes.remove(node)
+            with contextlib.suppress(Exception):
+                self.cluster.remove_node(node, allow_graceful=False)
+            self.nodes.append(self.add())
+        return len(lost)
+
     def workers(self, doing: str = "") -> list[int]:
         """Worker processes of this cluster that hold an actor or a trial; they name themselves after what they do."""
         found = []
