@@ -16,8 +16,9 @@ from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from models.probes import Probe
 from models.schedule import GenerationSchedule, components
 
-# By how much a difference is widened at a time, and how far at most.
-WIDENING, WIDEST = 2.0, 4.0
+# By how much a difference is widened at a time, and how far at most; and how many times as far the images may get by it
+# as at the narrow difference.
+WIDENING, WIDEST, TOO_WIDE = 2.0, 4.0, 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +102,37 @@ def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, see
     return tuple(changes), tuple(errors), differences.value
 
 
-def _refocused(settings: Descent, gradient: Gradient, given: Descent) -> Descent:
-    """Wider differences after a gradient that was lost in its noise, narrower ones again after one that was clear.
+@dataclass
+class _Width:
+    """The differences of a descent: wider after a gradient that was lost in its noise, narrower again after a clear one.
 
-    What a value does to the distance grows with the difference and the noise does not; what the curvature's own change
-    adds to it grows too, so a difference is no wider than it has to be.
+    What a value does to the distance grows with the difference and the noise does not. But images made with wide
+    differences are of other schedules than the one at hand: where their distance is clearly higher, such a difference
+    is not used again.
     """
-    unknown = gradient.direction_cosine() < settings.confidence
-    width = settings.difference * (WIDENING if unknown else 1 / WIDENING)
-    width = max(given.difference, min(WIDEST * given.difference, width))
-    return settings.model_copy(update={"difference": width})
+
+    given: float
+    current: float
+    widest: float
+    narrow_distance: float = math.inf
+
+    @staticmethod
+    def of(settings: Descent) -> "_Width":
+        return _Width(settings.difference, settings.difference, WIDEST * settings.difference)
+
+    def is_too_wide(self, distance: float) -> bool:
+        """Whether a gradient measured with this width, at this distance of its images, is to be left out."""
+        if self.current == self.given:
+            self.narrow_distance = distance
+            return False
+        if distance <= TOO_WIDE * self.narrow_distance:
+            return False
+        self.current = self.widest = max(self.given, self.current / WIDENING)
+        return True
+
+    def refocus(self, is_known: bool) -> None:
+        wanted = self.current * (1 / WIDENING if is_known else WIDENING)
+        self.current = max(self.given, min(self.widest, wanted))
 
 
 def shrink(gradient: Gradient) -> list[float]:
@@ -150,13 +172,17 @@ def descend(
     momentum = Momentum(len(coordinates), settings)
     way: list[list[float]] = []
     pair = safe = start
-    given = settings
+    width = _Width.of(settings)
     boldness = 1.0
     for iteration in range(settings.iterations):
         if not lab.has_budget():
             break
         gradient, distance = yield from measure_gradient(
-            lab, phase.at("gradient"), pair, settings, (*seed_address, "gradient", iteration)
+            lab,
+            phase.at("gradient"),
+            pair,
+            settings.model_copy(update={"difference": width.current}),
+            (*seed_address, "gradient", iteration),
         )
         yield Decision(
             phase.at("gradient"),
@@ -169,7 +195,9 @@ def descend(
                 "direction_cosine": gradient.direction_cosine(),
             },
         )
-        settings = _refocused(settings, gradient, given)
+        if width.is_too_wide(distance):
+            continue
+        width.refocus(gradient.direction_cosine() >= settings.confidence)
         cooling = 0.5 * (1 + math.cos(math.pi * iteration / settings.iterations))
         move = momentum.step(shrink(gradient), boldness * settings.learning_rate * cooling)
         coordinates = [
