@@ -76,7 +76,8 @@ def pairs_of(store: Store, study: str) -> list[Painted]:
     else:
         found.append(("baseline", json.loads(row.recipe)["mask_ratio"], recipe.schedule.build()))
     for entry in store.decisions(row.id):
-        if entry["purpose"] in ("schedule", "mask ratio"):
+        # What was tuned for other numbers of steps is no round of the study's own.
+        if entry["purpose"] in ("schedule", "mask ratio") and not entry["phase"].startswith("front"):
             label = f"{entry['phase']}, round {entry['round']}"
             found.append((label, entry["mask_ratio"], schedules.validate_python(entry["schedule"])))
     painted = [

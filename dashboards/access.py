@@ -3,6 +3,8 @@
 import hmac
 import ipaddress
 import secrets
+import socket
+from contextlib import suppress
 from urllib.parse import urlencode
 
 import flask
@@ -18,6 +20,29 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def names_of(host: str) -> list[str]:
+    """What a browser can call an address to listen on: itself, or, for one that stands for all of a machine's
+    addresses, the machine's name and the address that others see it at, as far as either leads here."""
+    bare = host.strip("[]")
+    if bare not in ("", "0.0.0.0", "::"):
+        return [host]
+    found = []
+    name = socket.gethostname()
+    with suppress(OSError, UnicodeError):
+        if not all(is_loopback(str(each[4][0])) for each in socket.getaddrinfo(name, None)):
+            found.append(name)
+    # Nothing is sent: the system only chooses the address that it would send from. (RFC 5737, 3849: nobody's.)
+    for family, nobody in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        if family == socket.AF_INET6 and bare != "::":
+            continue
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((nobody, 9))
+            own = str(probe.getsockname()[0])
+            if not is_loopback(own):
+                found.append(own)
+    return found or ["localhost"]
 
 
 def new_token() -> str:

@@ -24,7 +24,7 @@ from dashboards import access, frames, pages, progress_frames
 from dashboards.addresses import choice_of, completed, settings_of, view_of
 from dashboards.background import Background
 from dashboards.database import artifact_folder, open_readonly
-from dashboards.figures import SPENT, template
+from dashboards.figures import SPENT, template, with_room_for_legend
 from dashboards.outcome_figures import COSTS
 from dashboards.plots import PLOTS, VIEWS, Choice
 from dashboards.reader import Reader
@@ -78,19 +78,23 @@ class Dashboard:
                 return {"pair": len(json.loads(found.read("pairs.json"))) - 1}
         return {}
 
-    def figures(self, path: str, settings: Mapping[str, str], *, dark: bool, touch: bool) -> str:
-        """The figures of a page by name, and the version of what they show, as JSON."""
+    def figures(self, path: str, settings: Mapping[str, str], look: str) -> str:
+        """The figures of a page by name, and the version of what they show, as JSON. look: the words "dark", "touch"
+        and "narrow", as far as they are true of the page."""
         version = self.version()  # the one before: what is recorded meanwhile is drawn again rather than missed
         view, study = view_of(path)
+        settings = {**settings, "narrow": "yes" if "narrow" in look else ""}
         choice = completed(view, choice_of(path, settings), self.reader.names(), self.ends(view, study))
         drawn = []
         for plot in VIEWS.get(view, ()):
             figure = plot.figure(self.reader, choice).update_layout(
-                template=template(dark=dark),
-                dragmode=False if touch else "zoom",
+                template=template(dark="dark" in look),
+                dragmode=False if "touch" in look else "zoom",
                 # As long as this text stays, zoom and hidden traces stay.
                 uirevision=f"{path} {choice.one_of('over', SPENT)} {choice.one_of('cost', COSTS)} {choice.studies}",
             )
+            if "narrow" in look:
+                with_room_for_legend(figure)
             drawn.append(f"{json.dumps(plot.name)}: {figure.to_json()}")
         return f'{{"version": {json.dumps(version)}, "figures": {{{", ".join(drawn)}}}}}'
 
@@ -105,8 +109,10 @@ class Dashboard:
                 return []
             measured = self.reader.evaluations(choice.study)
             summary = frames.summary_frame(self.engine, choice.study, measured)
-            gap = frames.seed_gap(self.engine, choice.study) if name == "facts" else None
-            return pages.facts(rows.iloc[0], summary if name == "facts" else summary.iloc[:0], gap)
+            metrics = frames.further_metrics_frame(self.engine, choice.study)
+            if name == "state":
+                return pages.facts(rows.iloc[0], summary.iloc[:0], metrics)
+            return pages.facts(rows.iloc[0], summary, metrics, frames.seed_gap(self.engine, choice.study))
         if name == "decisions":
             return pages.decisions(frames.decisions_frame(self.engine, choice.study))
         tasks = progress_frames.tasks_frame(self.engine, choice.study)
@@ -179,14 +185,15 @@ def _files(server: flask.Flask, board: Dashboard) -> None:
     @server.get("/plotly.js")
     def _plotly() -> flask.Response:
         kept = {"Cache-Control": "private, max-age=31536000, immutable"}  # its address has its version
-        return flask.Response(_read_at_once(get_plotlyjs()), mimetype="text/javascript", headers=kept)
+        return flask.Response(read_at_once(get_plotlyjs()), mimetype="text/javascript", headers=kept)
 
     @server.get("/figures")
     def _figures() -> flask.Response:
         settings = dict(flask.request.args.items())
         path, look = settings.pop("path", "/"), settings.pop("look", "")
-        text = board.figures(path, settings, dark="dark" in look, touch="touch" in look)
-        return flask.Response(text, mimetype="application/json", headers={"Cache-Control": "no-store"})
+        return flask.Response(
+            board.figures(path, settings, look), mimetype="application/json", headers={"Cache-Control": "no-store"}
+        )
 
     @server.get("/csv/<name>.csv")
     def _csv(name: str) -> flask.Response:
@@ -205,7 +212,7 @@ def _files(server: flask.Flask, board: Dashboard) -> None:
         return flask.Response(found.read(f"{kind}-{number}.png"), mimetype="image/png")
 
 
-def _read_at_once(script: str) -> str:
+def read_at_once(script: str) -> str:
     """Plotly's script with its one great function in parentheses: browsers take that for "called at once" and compile
     it while they load, beside the page's own work, instead of skipping over it first. Any other script stays as it is.
     """

@@ -1,9 +1,10 @@
 """`autonat dashboard`: where to listen, and what to tell the person who started it."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from autonat.errors import UserError
-from dashboards.access import is_loopback, new_token
+from dashboards.access import is_loopback, names_of, new_token
 from dashboards.app import serve
 
 
@@ -12,14 +13,17 @@ def run(db: str, host: str, port: int, token: str | None, console: Any) -> None:
 
     Raises UserError for a database that cannot be read and an address that cannot be listened on.
     """
-    if is_loopback(host) and token is None:
-        where = f"http://{_in_address(host)}:{port}/"
-    else:
+    if not is_loopback(host):
         token = token or new_token()
-        where = f"http://{_in_address(host)}:{port}/?token={token}"
+    query = "" if token is None else f"?{urlencode({'token': token})}"
+    where = [f"http://{_in_address(name)}:{port}/{query}" for name in names_of(host)]
 
     def started() -> None:
-        console.print(f"Dashboard of {db}: {where}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        console.print(
+            f"Dashboard of {db}: {where[0]}   (Ctrl-C ends it)", soft_wrap=True, highlight=False, markup=False
+        )
+        for other in where[1:]:
+            console.print(f"or by its address: {other}", soft_wrap=True, highlight=False, markup=False)
 
     try:
         serve(db, host, port, token, started)

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.frames import BASELINE, FOUND, HELD_OUT, SYMBOLS, mask_ratio_from
+from dashboards.frames import BASELINE, FOUND, HELD_OUT, SYMBOLS, component_label, is_front, mask_ratio_from
 from models.schedule import FAMILIES
 
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
@@ -40,6 +40,7 @@ STAGES = {
     "gradient": (GREEN, "triangle-up"),
     "confirmation": (PURPLE, "square"),
     "mask ratio line": (ORANGE, "cross"),
+    "other numbers of steps": (GREY, "x"),
 }
 ROLES = {
     BASELINE: (GREY, "pentagon"),
@@ -47,6 +48,7 @@ ROLES = {
     "tuned pair": (VERMILLION, "diamond"),
     HELD_OUT: (VERMILLION, "diamond-x"),
 }
+OTHER_ROLE = (VERMILLION, "star-diamond-open")  # tuned for other numbers of steps
 STUDY_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
 STUDY_DASHES = ("solid", "dash", "dot", "dashdot")
 HEIGHT = 420
@@ -87,6 +89,13 @@ def new_figure(figure: go.Figure | None = None, height: int = HEIGHT) -> go.Figu
     return figure.update_layout(template=template(), height=height, autosize=True)
 
 
+def with_room_for_legend(figure: go.Figure) -> None:
+    """Higher by what the legend takes where two of its entries fill a line: the plot itself keeps its height."""
+    shown = {trace.legendgroup or trace.name for trace in figure.data if trace.showlegend is not False and trace.name}
+    if len(shown) > 2:
+        figure.update_layout(height=figure.layout.height + 22 * len(shown), legend={"maxheight": 0.9})
+
+
 def nothing(what: str) -> go.Figure:
     figure = new_figure(height=160)
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
@@ -113,6 +122,11 @@ def distance_axis(figure: go.Figure, values: pd.Series, title: str) -> None:
         figure.update_yaxes(dtick="D1" if narrow else "D2", tickformat="~g")
 
 
+def role_mark(role: object) -> tuple[str, str]:
+    """Colour and symbol of a held-out point."""
+    return ROLES.get(str(role), OTHER_ROLE)
+
+
 def _errors(frame: pd.DataFrame) -> list[str]:
     return [f" ± {error:.3g}" if np.isfinite(error) else "" for error in frame["standard_error"]]
 
@@ -132,6 +146,11 @@ def _stage(purpose: str) -> str:
     return "mask ratio line" if purpose == "line" else purpose
 
 
+def _stages(search: pd.DataFrame) -> pd.Series:
+    stages = search["purpose"].map(_stage)
+    return stages.mask(search["phase"].map(is_front).astype(bool), "other numbers of steps")
+
+
 def thinned(part: pd.DataFrame, most: int) -> pd.DataFrame:
     """At most about `most` rows: every k-th, and the lowest value of each k rows, so that no good one is lost."""
     if len(part) <= most:
@@ -145,9 +164,10 @@ def thinned(part: pd.DataFrame, most: int) -> pd.DataFrame:
 def distance_over_images(evaluations: pd.DataFrame, over: str = "images") -> go.Figure:
     """Distance (log scale) over what was spent, from ``evaluations_frame``; over: a key of SPENT.
 
-    Traces: one a search stage (faint; confirmations are stronger), "best so far" (a step line with a band of one
-    standard error for each sample count), the held-out points with one standard error, and the baseline's held-out
-    distance as a dashed line. Of many points a part is drawn, the best among them.
+    Traces: one a search stage (faint), "best so far" (a step line through the confirmations on most images
+    each, with a band of one standard error and a mark at each of them that is the best until then;
+    thin and pale the same of other sample counts, which do not compare), the held-out points with one standard error,
+    and the baseline's held-out distance as a dashed line. Of many points a part is drawn, the best among them.
     """
     if evaluations.empty:
         return nothing("distances")
@@ -157,40 +177,54 @@ def distance_over_images(evaluations: pd.DataFrame, over: str = "images") -> go.
     search = evaluations[~held_out]
     # A legend's entry says how many points it stands for, as some are left out.
     most = MOST_POINTS / max(1, len(search))
-    for stage, whole in search.groupby(search["purpose"].map(_stage), sort=False):
+    for stage, whole in search.groupby(_stages(search), sort=False):
         part = thinned(whole, max(50, round(most * len(whole))))
         colour, symbol = STAGES.get(str(stage), (GREY, "x"))
-        confirms = bool(part["is_confirmation"].all())
         figure.add_scatter(
             x=part[column],
             y=part["value"],
             mode="markers",
             name=as_text(stage) if len(part) == len(whole) else f"{as_text(stage)} ({len(part):,} of {len(whole):,})",
-            marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 0.8 if confirms else 0.5},
+            marker={"color": colour, "symbol": symbol, "size": 6, "opacity": 0.5},
             text=_evaluation_hover(part),
             hovertemplate="%{text}<extra></extra>",
         )
     end = evaluations[column].max()
-    groups = search[search["is_confirmation"]].groupby(["metric", "num_images"], sort=False)
-    for (_, num_images), whole in groups:
+    for rank, whole in enumerate(best_lines(search)):
         # A step line needs the points where it steps alone.
         part = whole[whole["best_so_far"] != whole["best_so_far"].shift()]
         x = [*part[column], end]
         best = np.array([*part["best_so_far"], part["best_so_far"].iloc[-1]])
+        images = f"{whole['num_images'].iloc[0]:,} images each"
+        if rank:
+            figure.add_scatter(
+                x=x,
+                y=best,
+                mode="lines",
+                line={"color": SKY, "width": 1, "shape": "hv"},
+                opacity=0.6,
+                name="best with other sample counts",
+                legendgroup="best with other sample counts",
+                showlegend=rank == 1,
+                hovertemplate=f"best so far %{{y:.4g}} ({images})<extra></extra>",
+            )
+            continue
         errors = np.array([*part["best_standard_error"], part["best_standard_error"].iloc[-1]])
-        name = "best so far" if len(groups) == 1 else f"best so far ({num_images:,} images)"
+        name = f"best so far ({images})"
         _band(figure, x, best, errors, name)
         figure.add_scatter(
             x=x,
             y=best,
-            mode="lines",
-            line={"color": BLUE, "width": 2, "shape": "hv"},
+            mode="lines+markers",
+            line={"color": BLUE, "width": 3, "shape": "hv"},
+            marker={"color": BLUE, "symbol": "square", "size": [8] * len(part) + [0]},
             name=name,
             legendgroup=name,
-            hovertemplate="best so far %{y:.4g}<extra></extra>",
+            text=[*_evaluation_hover(part), f"best so far {best[-1]:.4g}"],
+            hovertemplate="%{text}<extra></extra>",
         )
     for role, part in evaluations[held_out].groupby("role", sort=False):
-        colour, symbol = ROLES[str(role)]
+        colour, symbol = role_mark(role)
         if role == BASELINE:
             level = part["value"].iloc[-1]
             figure.add_scatter(
@@ -217,6 +251,13 @@ def distance_over_images(evaluations: pd.DataFrame, over: str = "images") -> go.
     figure.update_xaxes(title_text=title, rangemode="tozero")
     distance_axis(figure, evaluations["value"], metric_of(evaluations))
     return figure
+
+
+def best_lines(search: pd.DataFrame) -> list[pd.DataFrame]:
+    """The confirmations by metric and sample count, those on most images first: that is the line to look at. In the
+    others luck counts for more, and a distance depends on its sample count, so that none of them compare."""
+    groups = search[search["is_confirmation"]].groupby(["metric", "num_images"], sort=False)
+    return sorted((group for _, group in groups), key=lambda group: -group["num_images"].iloc[0])
 
 
 def _band(figure: go.Figure, x: list[float], middle: np.ndarray, errors: np.ndarray, group: str) -> None:
@@ -251,9 +292,9 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
         colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
         dash = STUDY_DASHES[index // len(STUDY_COLOURS) % len(STUDY_DASHES)]
         held_out = part[part["phase"] == HELD_OUT]
-        confirmations = part[part["is_confirmation"]]
         named = False
-        for _, whole in confirmations.groupby(["metric", "num_images"], sort=False):
+        for whole in best_lines(part)[:1]:
+            images = f"{whole['num_images'].iloc[0]:,} images each"
             group = whole[whole["best_so_far"] != whole["best_so_far"].shift()]
             figure.add_scatter(
                 x=[*group["images_spent"], part["images_spent"].max()],
@@ -263,7 +304,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
                 name=as_text(study),
                 legendgroup=as_text(study),
                 showlegend=not named,
-                hovertemplate=f"{as_text(study)}: best so far %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{as_text(study)}: best so far %{{y:.4g}} ({images})<extra></extra>",
             )
             named = True
         if len(held_out):
@@ -272,7 +313,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
                 y=held_out["value"],
                 error_y={"type": "data", "array": held_out["standard_error"], "thickness": 2, "width": 5},
                 mode="markers",
-                marker={"color": colour, "size": 10, "symbol": [ROLES[role][1] for role in held_out["role"]]},
+                marker={"color": colour, "size": 10, "symbol": [role_mark(role)[1] for role in held_out["role"]]},
                 name=as_text(study),
                 legendgroup=as_text(study),
                 showlegend=not named,
@@ -337,7 +378,10 @@ def schedule_at(frame: pd.DataFrame, iterates: pd.DataFrame, iterate: int | None
     parts = [frame[frame["label"] == BASELINE]]
     if iterate is not None:
         here = iterates[iterates["iterate"] == iterate]
-        parts.append(here.assign(label=f"iterate {iterate}")[list(frame.columns)])
+        label = f"iterate {iterate}"
+        if here["phase"].map(is_front).any():
+            label += f" ({here['phase'].iloc[0]})"
+        parts.append(here.assign(label=label)[list(frame.columns)])
     parts += [others, frame[frame["label"] == FOUND]]
     return schedules(pd.concat([part for part in parts if len(part)] or [frame.iloc[:0]], ignore_index=True))
 
@@ -478,12 +522,13 @@ def plane(frame: pd.DataFrame) -> go.Figure:
     )
 
 
-def gradients(frame: pd.DataFrame, iterate: int | None = None) -> go.Figure:
-    """Heat maps over components and iterates, from ``gradients_frame``: the gradient, and beside it how many of its own
-    standard errors it is away from 0, where there are any. `iterate` is framed."""
+def gradients(frame: pd.DataFrame, iterate: int | None = None, *, narrow: bool = False) -> go.Figure:
+    """Heat maps over components and iterates, from ``gradients_frame``: the gradient, and beside it (on a narrow page
+    below it) how many of its own standard errors it is away from 0, where there are any. `iterate` is framed."""
     if frame.empty:
         return nothing("gradients")
-    order = list(dict.fromkeys(frame["component"]))
+    last = frame.groupby("family")["step"].max()
+    order = [component_label(family, step) for family in FAMILIES if family in last for step in range(last[family] + 1)]
     iterates = sorted(frame["iterate"].unique())
 
     def table(column: str) -> pd.DataFrame:
@@ -491,14 +536,15 @@ def gradients(frame: pd.DataFrame, iterate: int | None = None) -> go.Figure:
 
     values, errors = table("gradient"), table("standard_error")
     known = bool((errors.to_numpy() > 0).any())
+    shape = (1, 1) if not known else (2, 1) if narrow else (1, 2)
     figure = make_subplots(
-        1,
-        2 if known else 1,
-        shared_yaxes=True,
+        *shape,
+        shared_yaxes=not narrow,
         horizontal_spacing=0.16,
+        vertical_spacing=0.12,
         subplot_titles=["gradient", "gradient / standard error"] if known else None,
     )
-    new_figure(figure, height=max(320, 20 * len(order) + 130))
+    new_figure(figure, height=shape[0] * max(320, 20 * len(order) + 130))
     hover = [
         [
             f"{value:.3g} ± {error:.3g}" if np.isfinite(error) else f"{value:.3g}"
@@ -507,8 +553,12 @@ def gradients(frame: pd.DataFrame, iterate: int | None = None) -> go.Figure:
         for lines in zip(values.to_numpy(), errors.to_numpy(), strict=True)
     ]
     ratio = (values / errors.where(errors > 0)).to_numpy()
-    panels = [(values.to_numpy(), "", 0.42 if known else 1.0)] + ([(ratio, "SE", 1.0)] if known else [])
-    for column, (shown, unit, place) in enumerate(panels, 1):
+    panels = [(values.to_numpy(), "")] + ([(ratio, "SE")] if known else [])
+    for index, (shown, unit) in enumerate(panels):
+        row, column = index // shape[1] + 1, index % shape[1] + 1
+        beside = {"x": 1.0 if column == shape[1] else 0.42, "xanchor": "left"}
+        if shape[0] > 1:
+            beside |= {"len": 0.46, "y": 0.78 - 0.56 * index}
         finite = np.abs(shown[np.isfinite(shown)])
         largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
         if unit:
@@ -524,12 +574,14 @@ def gradients(frame: pd.DataFrame, iterate: int | None = None) -> go.Figure:
             zmax=largest,
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": unit}, "thickness": 10, "x": place, "xanchor": "left"},
-            row=1,
+            colorbar={"title": {"text": unit}, "thickness": 10, **beside},
+            row=row,
             col=column,
         )
     if iterate is not None:
-        figure.add_vrect(x0=iterate - 0.5, x1=iterate + 0.5, line={"color": VERMILLION, "width": 2}, col="all")
+        figure.add_vrect(
+            x0=iterate - 0.5, x1=iterate + 0.5, line={"color": VERMILLION, "width": 2}, row="all", col="all"
+        )
     figure.update_xaxes(title_text="iterate of the descent", tickmode="linear", showgrid=False)
     if len(iterates) > 8:
         figure.update_xaxes(tickmode="auto")

@@ -15,6 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from autonat.importance import beyond_noise
+from autonat.metric_columns import COLUMNS
 from autonat.seed_gap import gap_line
 from autonat.storage.ownership import Owner
 from autonat.storage.tables import journal, results, studies
@@ -38,6 +39,8 @@ HELD_OUT = "held-out"
 BASELINE = "baseline"
 FOUND = "found"
 ROLES = (BASELINE, "tuned schedule", "tuned pair")
+# The summary's names of what has a role.
+SUMMARY_KEYS = {BASELINE: "baseline", "tuned schedule": "tuned_schedule", "tuned pair": "tuned"}
 
 STUDY_COLUMNS = {
     "name": "str",
@@ -91,6 +94,7 @@ MASK_RATIO_COLUMNS = {
 }
 GRADIENT_COLUMNS = {
     "iterate": "int64",
+    "phase": "str",
     "round": "int64",
     "iteration": "int64",
     "family": "str",
@@ -129,6 +133,15 @@ SUMMARY_COLUMNS = {
     "standard_error": "float64",
     "num_images": "int64",
     "ratio": "float64",
+}
+
+FURTHER_COLUMNS = {
+    "what": "str",
+    "name": "str",
+    "value": "float64",
+    "deviation": "float64",
+    "sampled_images": "int64",
+    "reference_images": "int64",
 }
 
 # What is read of a study, so that databases of every version can be looked at.
@@ -170,6 +183,16 @@ def as_frame(rows: Sequence[Mapping[str, Any] | tuple[Any, ...]], columns: Mappi
     return frame
 
 
+def is_front(phase: str) -> bool:
+    """Whether a phase tunes for another number of steps than the study's: its distances do not compare with those."""
+    return phase.startswith("front")
+
+
+def tuned_for(num_steps: int) -> str:
+    """The role of what such a phase found."""
+    return f"tuned for T = {num_steps}"
+
+
 def find_study(engine: sa.Engine, study: str) -> Any:
     """A study's id, recipe, summary and created_at, or None."""
     with engine.connect() as connection:
@@ -192,7 +215,8 @@ def _decisions(engine: sa.Engine, study: str) -> list[tuple[Any, dict[str, Any]]
     return [(row, json.loads(row.decision)) for row in rows]
 
 
-def _summary(row: Any) -> dict[str, Any]:
+def summary_of(row: Any) -> dict[str, Any]:
+    """What a study ended with; empty while it has not."""
     return json.loads(row.summary) if row is not None and row.summary else {}
 
 
@@ -207,7 +231,7 @@ def _recipe(row: Any) -> dict[str, Any]:
 
 def _baseline_schedule(row: Any) -> dict[str, Any] | None:
     """The schedule the study starts from: the summary's, before that what the recipe says."""
-    known = _summary(row).get("baseline_schedule")
+    known = summary_of(row).get("baseline_schedule")
     if known:
         return dict(known)
     start = _recipe(row).get("schedule")
@@ -225,7 +249,7 @@ def _baseline_schedule(row: Any) -> dict[str, Any] | None:
 
 
 def _baseline_mask_ratio(row: Any) -> dict[str, Any] | None:
-    known = _summary(row).get("baseline_mask_ratio") or _recipe(row).get("mask_ratio")
+    known = summary_of(row).get("baseline_mask_ratio") or _recipe(row).get("mask_ratio")
     return dict(known) if isinstance(known, dict) else None
 
 
@@ -267,7 +291,7 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
     now = datetime.now(UTC)
     found = []
     for row in rows:
-        summary = _summary(row)
+        summary = summary_of(row)
 
         def of(name: str, key: str = "value", summary: dict[str, Any] = summary) -> float | None:
             return (summary.get(name) or {}).get(key)
@@ -332,6 +356,7 @@ class Measured:
 def read_measured(engine: sa.Engine, study_id: int, after: int = -1) -> list[Measured]:
     """The requests of a study whose journal number is above `after`, in order."""
     measures = results.c.kind.in_(("EvaluationSpec", "ProbeSpec"))
+    samples = results.c.kind.in_(("PopulationSpec", "MetricsSpec"))
     with engine.connect() as connection:
         rows = connection.execute(
             sa.select(
@@ -345,7 +370,7 @@ def read_measured(engine: sa.Engine, study_id: int, after: int = -1) -> list[Mea
                 results.c.images,
                 results.c.seconds,
                 # The texts are long: only those that are read come over.
-                sa.case((measures, results.c.spec)).label("spec"),
+                sa.case((measures | samples, results.c.spec)).label("spec"),
                 sa.case((measures, results.c.result)).label("result"),
             )
             .join(results, results.c.fingerprint == journal.c.fingerprint)
@@ -359,12 +384,14 @@ def _measured(row: Any) -> Measured:
     where = (row.number, row.phase, row.round, row.purpose, row.created_at, row.fingerprint, row.kind)
     if row.spec is None:
         return Measured(*where, row.images, row.seconds, 0)
-    spec, result = json.loads(row.spec), json.loads(row.result)
+    spec = json.loads(row.spec)
+    spent = (row.images, row.seconds, row.images * _passes(spec["schedule"]))
+    if row.result is None:
+        return Measured(*where, *spent)
+    result = json.loads(row.result)
     return Measured(
         *where,
-        row.images,
-        row.seconds,
-        row.images * _passes(spec["schedule"]),
+        *spent,
         result["value"],
         result.get("standard_error"),
         result["num_images"],
@@ -391,10 +418,10 @@ def evaluations_frame(
     with dithered mask counts and no standard error); images_spent (up to and with this row, every result counted
     once); hours (of clock time since the study was created, pauses too); passes_spent (network passes over one image,
     guided steps twice, as a plain sampler runs them); value, standard_error, num_images, metric; mask_ratio (label of
-    the network's training distribution); is_confirmation (a search measurement on a seed none of the candidates was
-    chosen with); best_so_far (lowest such value up to here with the same metric and sample count, missing in other
-    rows) with best_standard_error; role (held-out rows alone: "baseline", "tuned schedule", "tuned pair", or
-    "held-out" where that cannot be told).
+    the network's training distribution); is_confirmation (a search measurement for the study's own number of steps on
+    a seed none of the candidates was chosen with); best_so_far (lowest such value up to here with the same metric and
+    sample count, missing in other rows) with best_standard_error; role (held-out rows alone: "baseline", "tuned
+    schedule", "tuned pair", "tuned for T = N" with another number of steps, or "held-out" where that cannot be told).
     """
     row = find_study(engine, study)
     if row is None:
@@ -419,11 +446,14 @@ def evaluations_frame(
         # A line of the mask ratio search has a seed of its own as well: the schedule was tuned with others.
         confirms = (
             not held_out
+            and not is_front(entry.phase)
             and entry.kind == "EvaluationSpec"
             and (entry.purpose == "line" or entry.purpose.startswith("confirmation"))
         )
         role = None
-        if held_out:
+        if held_out and schedule and _steps_of(entry.schedule) not in (0, _steps_of(schedule)):
+            role = tuned_for(_steps_of(entry.schedule))
+        elif held_out:
             is_start = entry.mask_ratio == baseline_label and _same_values(entry.schedule or {}, schedule)
             first = 0 if is_start else 1 if entry.mask_ratio == baseline_label else 2
             free = [each for each in ROLES[first:] if each not in taken]
@@ -455,6 +485,11 @@ def evaluations_frame(
             )
         )
     return as_frame(found, EVALUATION_COLUMNS)
+
+
+def _steps_of(schedule: Mapping[str, Any] | None) -> int:
+    """T; 0 where there is none."""
+    return len(schedule["sampling_temperatures"]) if schedule else 0
 
 
 def _hours(start: datetime, end: datetime) -> float:
@@ -490,7 +525,7 @@ def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         for entry, facts in _decisions(engine, study)
         if entry.purpose == "schedule"
     ]
-    final = _summary(row).get("schedule") or (decided[-1][1] if decided else None)
+    final = summary_of(row).get("schedule") or (decided[-1][1] if decided else None)
     if final:
         decided = [(label, schedule) for label, schedule in decided if not _same_values(schedule, final)]
         decided.append((FOUND, final))
@@ -563,7 +598,7 @@ def mask_ratio_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     for round_, parameters, distance, error in _measured_lines(engine, row):
         if round_ not in decided_rounds:
             add(round_, parameters, distance, error)
-    chosen = _summary(row).get("mask_ratio") or chosen
+    chosen = summary_of(row).get("mask_ratio") or chosen
     if chosen:
         for candidate in found:
             candidate["is_chosen"] = candidate["parameters"] == text_of(chosen)
@@ -596,7 +631,7 @@ def _measured_lines(engine: sa.Engine, row: Any) -> list[tuple[int, dict[str, An
 def gradients_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """Every gradient of a descent, one row a component.
 
-    Columns: iterate (counted over the whole study from 0), round, iteration (within its descent), family, step,
+    Columns: iterate (counted over the whole study from 0), phase, round, iteration (within its descent), family, step,
     component (label), gradient (change of the distance per unit of the searched coordinate) and standard_error
     (missing for the published search, which has none).
     """
@@ -611,6 +646,7 @@ def gradients_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
         found += [
             {
                 "iterate": iterate,
+                "phase": entry.phase,
                 "round": entry.round,
                 "iteration": facts["iteration"],
                 "family": family,
@@ -629,9 +665,11 @@ def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """How much the distance hangs on each value of the schedule, the most important first.
 
     Columns: component (label), family, step, importance: the mean over iterates of |gradient| max(0, 1 - SE²/g²), as
-    the descent shrinks it, so that noise alone counts nothing; without a standard error nothing is shrunk.
+    the descent shrinks it, so that noise alone counts nothing; without a standard error nothing is shrunk. Gradients
+    for other numbers of steps do not count.
     """
     frame = gradients_frame(engine, study)
+    frame = frame[~frame["phase"].map(is_front).astype(bool)].copy()
     if frame.empty:
         return as_frame([], IMPORTANCE_COLUMNS)
     pairs = zip(frame["gradient"], frame["standard_error"].fillna(0.0), strict=True)
@@ -670,7 +708,7 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
 
 def seed_gap(engine: sa.Engine, study: str) -> str | None:
     """Held-out against search-time distance in a sentence, where the study has a summary with it."""
-    return gap_line(_summary(find_study(engine, study)))
+    return gap_line(summary_of(find_study(engine, study)))
 
 
 def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -678,19 +716,24 @@ def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | Non
 
     evaluations: the study's ``evaluations_frame``, where it has been read already.
 
-    Columns: what ("baseline", "tuned schedule", "tuned pair", "floor": real test images against real training images),
-    distance, standard_error, num_images, ratio (to the baseline's distance).
+    Columns: what ("baseline", "tuned schedule", "tuned pair", "tuned for T = N" with other numbers of steps, "floor":
+    real test images against real training images), distance, standard_error, num_images, ratio (to the baseline's).
     """
     row = find_study(engine, study)
-    summary = _summary(row)
+    summary = summary_of(row)
     known: dict[str, dict[str, Any]] = {}
     if summary:
-        keys = {BASELINE: "baseline", "tuned schedule": "tuned_schedule", "tuned pair": "tuned", "floor": "floor"}
-        known = {what: summary[key] for what, key in keys.items() if summary.get(key)}
+        known = {what: summary[key] for what, key in SUMMARY_KEYS.items() if summary.get(key)}
+        own = _steps_of(summary.get("schedule"))
+        others = [point for point in summary.get("front") or () if point["num_steps"] != own]
+        known |= {tuned_for(point["num_steps"]): point for point in others}
+        if summary.get("floor"):
+            known["floor"] = summary["floor"]
     elif row is not None:
         if evaluations is None:
             evaluations = evaluations_frame(engine, study, HELD_OUT)
-        for what in ROLES:
+        others = sorted(set(evaluations["role"].dropna()) - {*ROLES, HELD_OUT}, key=lambda role: int(role.split()[-1]))
+        for what in (*ROLES, *others):
             of_role = evaluations[evaluations["role"] == what]
             if len(of_role):
                 known[what] = of_role.iloc[-1][["value", "standard_error", "num_images"]].to_dict()
@@ -728,6 +771,25 @@ def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | Non
     )
 
 
+def further_metrics_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
+    """What the recipe's `metrics` say of the held-out images, from the summary.
+
+    Columns: what (a role), name ("KID", "precision", ...), value, deviation (over subsets or splits, missing where
+    there are none), sampled_images and reference_images (generated and real ones whose features were compared).
+    """
+    metrics = summary_of(find_study(engine, study)).get("metrics") or {}
+    found = []
+    for what, pair in SUMMARY_KEYS.items():
+        entry = metrics.get(pair) or {}
+        values = entry.get("values", {})
+        for name, key, deviates, _ in COLUMNS:
+            value = values.get(f"{key}_mean" if deviates else key)
+            if value is not None:
+                images = (entry["sampled_images"], entry["reference_images"])
+                found.append((what, name, value, values.get(f"{key}_std"), *images))
+    return as_frame(found, FURTHER_COLUMNS)
+
+
 def iterates_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """The schedule at every gradient of the study's descents, in long form.
 
@@ -751,4 +813,4 @@ def iterates_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
 def num_steps(engine: sa.Engine, study: str) -> int | None:
     """T of a study's schedule, None where it is not known."""
     schedule = _baseline_schedule(find_study(engine, study))
-    return len(schedule["sampling_temperatures"]) if schedule else None
+    return _steps_of(schedule) or None

@@ -6,7 +6,6 @@ import plotly.graph_objects as go
 from dashboards.figures import (
     GREY,
     PURPLE,
-    ROLES,
     STUDY_COLOURS,
     VERMILLION,
     as_text,
@@ -14,19 +13,32 @@ from dashboards.figures import (
     metric_of,
     new_figure,
     nothing,
+    role_mark,
 )
+from dashboards.frames import HELD_OUT
+from dashboards.frames import ROLES as SEARCHED
 
+# What an image's cost can be told in, with the axis title.
 COSTS = {
-    "milliseconds": "milliseconds per image on one worker (measured)",
-    "tflops": "TFLOPs per image (2 x multiply-accumulates, counted)",
+    "milliseconds": "milliseconds per image,<br>measured on one worker",
+    "tflops": "TFLOPs per image, counted<br>(2 x multiply-accumulates)",
     "num_steps": "decoding steps T",
 }
+# A small network's operations are no number of TFLOPs that anybody can read.
+UNITS = ((1.0, "TFLOPs"), (1e-3, "GFLOPs"), (1e-6, "MFLOPs"))
+
+
+def operations(tflops: float) -> str:
+    """TFLOPs in the unit that suits them: 61.5 MFLOPs."""
+    size, unit = next(((size, unit) for size, unit in UNITS if tflops >= size), UNITS[-1])
+    return f"{tflops / size:.3g} {unit}"
 
 
 def cost(frame: pd.DataFrame, over: str = "milliseconds") -> go.Figure:
     """Held-out distances of the studies against what one image costs, from ``outcomes_frame``; over: a key of COSTS.
 
-    Colour: study; symbol: role, as everywhere. A study's points are joined in the order of the search.
+    Colour: study; symbol: role, as everywhere. Dotted: a study's points in the order of the search. A full line: its
+    pair tuned for several numbers of steps.
     """
     if frame.empty:
         return nothing("held-out distances")
@@ -34,30 +46,53 @@ def cost(frame: pd.DataFrame, over: str = "milliseconds") -> go.Figure:
     if shown.empty:
         return nothing("costs of this kind")
     figure = new_figure(height=440)
+    scale, title = 1.0, COSTS[over]
+    if over == "tflops":
+        scale, unit = next(((size, unit) for size, unit in UNITS if shown[over].max() >= size), UNITS[-1])
+        title = title.replace("TFLOPs", unit)
     for index, (study, part) in enumerate(shown.groupby("study", sort=False)):
         colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
+        of_search = part["role"].isin([*SEARCHED, HELD_OUT])
+        front = part[~of_search | (part["role"] == SEARCHED[-1])].sort_values("num_steps")
+        if len(front) > 1:
+            figure.add_scatter(
+                x=front[over] / scale,
+                y=front["distance"],
+                mode="lines",
+                line={"color": colour, "width": 1.5},
+                name=as_text(study),
+                legendgroup=as_text(study),
+                showlegend=False,
+                hoverinfo="skip",
+            )
         figure.add_scatter(
-            x=part[over],
+            x=part[of_search][over] / scale,
+            y=part[of_search]["distance"],
+            mode="lines",
+            line={"color": colour, "width": 1, "dash": "dot"},
+            name=as_text(study),
+            legendgroup=as_text(study),
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=part[over] / scale,
             y=part["distance"],
             error_y={"type": "data", "array": part["standard_error"], "thickness": 2, "width": 5},
-            mode="lines+markers",
-            line={"color": colour, "width": 1, "dash": "dot"},
-            marker={
-                "color": colour,
-                "size": 11,
-                "symbol": [ROLES.get(role, ("", "circle"))[1] for role in part["role"]],
-            },
+            mode="markers",
+            marker={"color": colour, "size": 11, "symbol": [role_mark(role)[1] for role in part["role"]]},
             name=as_text(study),
+            legendgroup=as_text(study),
             customdata=[
                 f"{as_text(row.study)}: {row.role}<br>T = {row.num_steps}, {as_text(row.mask_ratio)}<br>"
                 f"{row.distance:.4g} ± {row.standard_error:.2g} ({row.num_images:,} images)<br>"
                 + f"{row.milliseconds:.3g} ms"
-                + (f", {row.tflops:.3g} TFLOPs" if pd.notna(row.tflops) else "")
+                + (f", {operations(row.tflops)}" if pd.notna(row.tflops) else "")
                 for row in part.itertuples()
             ],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    figure.update_xaxes(title_text=COSTS[over], rangemode="tozero")
+    figure.update_xaxes(title_text=title, rangemode="tozero")
     if over == "num_steps":
         figure.update_xaxes(tickmode="linear", dtick=1 if shown[over].max() < 20 else None)
     several = shown["metric"].nunique() > 1

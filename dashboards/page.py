@@ -90,14 +90,19 @@ summary { cursor: pointer; color: var(--accent); }
 <p class="soft">Distance ± one standard error, on seeds the search never saw. The floor is the distance of real test
 images to real training images. The ratio is to the baseline.{% if not study.summary %} Not complete yet.{% endif %}</p>
 <div class="scroll"><table>
-<thead><tr><th>what</th><th>distance</th><th>images</th><th>ratio</th></tr></thead>
+<thead><tr><th>what</th><th>distance</th><th>images</th><th>ratio</th>
+{% for name in further_names %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in summary %}
 <tr{% if row.what == "tuned pair" %} class="outcome"{% endif %}>
 <td>{{ row.what }}</td><td>{{ row.distance | estimate(row.standard_error) }}</td>
-<td>{{ row.num_images | count }}</td><td>{{ row.ratio | number }}</td></tr>
+<td>{{ row.num_images | count }}</td><td>{{ row.ratio | number }}</td>
+{% for cell in further_cells.get(row.what, [missing] * further_names | length) %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% if further_caption %}
+<p class="soft">{{ further_caption }}</p>
+{% endif %}
 {% if seed_gap %}
 <p class="soft">{{ seed_gap }}</p>
 {% endif %}

@@ -97,7 +97,8 @@ def page(view: str, choice: Choice, names: Sequence[str], ends: Mapping[str, int
     head = [html.H1(choice.study), _panel("facts" if view == "study" else "state")]
     if view == "study":
         over = _controls(_radio("over", "distance over", OVER, choice.one_of("over", OVER)))
-        return [*head, _plot(VIEWS[view][0]), over, _plot(VIEWS[view][1]), _panel("running"), _panel("decisions")]
+        distance = html.Div([_plot(VIEWS[view][1]), over], className="plots")
+        return [*head, _plot(VIEWS[view][0]), distance, _panel("running"), _panel("decisions")]
     if view == "schedule":
         return [*head, _slider("iterate", "iterate of the descent", choice, ends), *_plots(view)]
     if view == "images":
@@ -208,7 +209,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, *
     return html.Div(
         html.Table(
             [
-                html.Caption(caption),
+                html.Caption(html.Span(caption)),
                 html.Thead(
                     html.Tr([html.Th(name, className=side(place), scope="col") for place, name in enumerate(columns)])
                 ),
@@ -271,9 +272,9 @@ def state(name: str) -> html.Span:
     return html.Span(name, className=f"state {name}")
 
 
-def facts(row: pd.Series, summary: pd.DataFrame, seed_gap: str | None = None) -> list[Any]:
+def facts(row: pd.Series, summary: pd.DataFrame, metrics: pd.DataFrame, seed_gap: str | None = None) -> list[Any]:
     """The head of a study's page: its state, what it cost, and the held-out outcome (where `summary` has one) with its
-    gap to what the search measured."""
+    further metrics and its gap to what the search measured."""
     parts: list[Any] = [
         html.P(
             [
@@ -291,17 +292,20 @@ def facts(row: pd.Series, summary: pd.DataFrame, seed_gap: str | None = None) ->
     if pd.notna(row["error"]):
         parts.append(html.Pre(str(row["error"])))
     if len(summary):
+        names, cells, caption = texts.further(metrics)
         rows = [
             (
                 each.what,
                 texts.estimate(each.distance, each.standard_error),
                 texts.count(each.num_images),
                 texts.number(each.ratio, 2),
+                *cells.get(each.what, [texts.MISSING] * len(names)),
             )
             for each in summary.itertuples()
         ]
         metric = row["metric"] if pd.notna(row["metric"]) else "distance"
-        parts.append(table(("", metric, "images", "ratio"), rows, "Held-out, ± one standard error, lower is better."))
+        told = f"Held-out, ± one standard error, lower is better. {caption}"
+        parts.append(table(("", metric, "images", "ratio", *names), rows, told))
     if seed_gap:
         parts.append(html.P(seed_gap))
     return parts

@@ -75,17 +75,18 @@ def _betas(reader: Reader, choice: Choice) -> pd.DataFrame:
 TIMELINE = Plot(
     "timeline",
     "The alternation",
-    "A line for each phase and round, a bar for each thing it did. Diamonds are decisions, with the paired gain over "
-    "what was there before (± one standard error).",
+    "A line for each phase and round, a bar for each thing it did. Diamonds are decisions, with their gain: how far "
+    "the distance fell below what was there before, measured in pairs (± one standard error).",
     lambda reader, choice: reader.timeline(choice.study),
     lambda frame, reader, choice: progress_figures.timeline(frame),
 )
 DISTANCE = Plot(
     "distance",
     "Distance over what was spent",
-    "Each faint point is one measurement that the search made, on seeds it may have fitted itself to; the line "
-    "is the lowest confirmed distance so far, its band one standard error; symbols with bars (one standard error) are "
-    "measured on seeds the search never saw, and they alone are the outcome. Lower is better.",
+    "Each faint point is one measurement of the search, on seeds it may have fitted itself to; the thick line "
+    "is the lowest confirmed distance so far, its squares the confirmations that lowered it, its band one standard "
+    "error (pale lines: confirmations on other numbers of images, which do not compare); symbols with bars are "
+    "from seeds the search never saw, and they alone are the outcome. Lower is better.",
     lambda reader, choice: reader.evaluations(choice.study),
     lambda frame, reader, choice: figures.distance_over_images(frame, choice.one_of("over", figures.SPENT)),
 )
@@ -104,7 +105,9 @@ GRADIENTS = Plot(
     "Red: raising this value made images worse (the distance grows); blue: better. Beside it the same in units of its "
     "own standard error: pale there means noise, whatever its size.",
     lambda reader, choice: frames.gradients_frame(reader.engine, choice.study),
-    lambda frame, reader, choice: figures.gradients(frame, choice.number("iterate")),
+    lambda frame, reader, choice: figures.gradients(
+        frame, choice.number("iterate"), narrow=bool(choice.settings.get("narrow"))
+    ),
 )
 IMPORTANCE = Plot(
     "importance",
@@ -134,8 +137,10 @@ PLANE = Plot(
 COST = Plot(
     "cost",
     "Distance against the cost of an image",
-    "Held-out distances (± one standard error). A colour is a study; a pentagon is its baseline, an open "
-    "diamond the tuned schedule, a full one the tuned pair. Further left is cheaper, further down is better.",
+    "Held-out distances (± one standard error). A colour is a study; a pentagon is its baseline, an open diamond the "
+    "tuned schedule, a full one the tuned pair, a star the pair tuned for another T (joined by a full line). "
+    "Milliseconds are those of sampling, decoding and features in the study's blocks, wherever they were measured; "
+    "operations are counted. Further left is cheaper, further down is better.",
     lambda reader, choice: reader.outcomes(choice.studies or (choice.study,)),
     lambda frame, reader, choice: outcome_figures.cost(frame, choice.one_of("cost", outcome_figures.COSTS)),
 )
@@ -151,7 +156,8 @@ COMPARISON = Plot(
     "comparison",
     "Best distance over images spent",
     "A line is a study's lowest confirmed distance so far; symbols with bars (one standard error) are its held-out "
-    "distances: a pentagon the baseline, an open diamond the tuned schedule, a full one the tuned pair.",
+    "distances: a pentagon the baseline, an open diamond the tuned schedule, a full one the tuned pair, a star the "
+    "pair tuned for another T.",
     lambda reader, choice: reader.comparison(choice.studies),
     lambda frame, reader, choice: figures.compare(frame),
 )

@@ -75,14 +75,16 @@ def _line(row: object) -> str:
 def _gain(row: object) -> str:
     if pd.isna(row.gain):  # type: ignore[attr-defined]
         return "decided"
-    return f"gain {row.gain:.3g} ± {row.gain_standard_error:.2g}"  # type: ignore[attr-defined]
+    if row.gain == 0:  # type: ignore[attr-defined]
+        return "nothing better"
+    return f"{row.gain:+.3g} ± {row.gain_standard_error:.2g}"  # type: ignore[attr-defined]
 
 
 def _told(row: object) -> str:
     seconds = (row.end - row.start).total_seconds()  # type: ignore[attr-defined]
     text = f"{row.phase}, round {row.round}: {row.purpose}"  # type: ignore[attr-defined]
     if not pd.isna(row.decided):  # type: ignore[attr-defined]
-        return f"{as_text(text)}<br>{as_text(row.decided)}, {_gain(row)}"  # type: ignore[attr-defined]
+        return f"{as_text(text)}<br>{as_text(row.decided)}, gain {_gain(row)}"  # type: ignore[attr-defined]
     counts = f"{row.requests:,} requests, {row.images:,} images"  # type: ignore[attr-defined]
     return f"{as_text(text)}<br>{seconds:,.1f} s, {counts}"
 
@@ -107,7 +109,8 @@ def tasks(frame: pd.DataFrame) -> go.Figure:
             marker={
                 "color": TASK_KINDS[index % len(TASK_KINDS)],
                 "pattern": {"shape": TASK_PATTERNS[index % len(TASK_PATTERNS)]},
-                "line": {"width": 0.5, "color": "white"},
+                # Edges would hide what is narrow.
+                "line": {"width": 0.5 if len(begun) < 60 else 0, "color": "white"},
             },
             name=as_text(kind),
             customdata=[_task(row) for row in part.itertuples()],

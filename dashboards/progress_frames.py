@@ -15,7 +15,16 @@ import pandas as pd
 import sqlalchemy as sa
 
 from autonat.storage.tables import journal, results, studies, tasks
-from dashboards.frames import STUDY, Measured, as_frame, find_study, mask_ratio_from, read_measured, study_state
+from dashboards.frames import (
+    STUDY,
+    Measured,
+    as_frame,
+    find_study,
+    mask_ratio_from,
+    read_measured,
+    study_state,
+    summary_of,
+)
 
 TIMELINE_COLUMNS = {
     "phase": "str",
@@ -71,7 +80,8 @@ def timeline_frame(engine: sa.Engine, study: str, measured: Sequence[Measured] |
 
     Columns: phase, round, purpose; start (the end of the stretch before, or the study's creation) and end (its last
     record); requests; images (generated for results first asked for here); decided (what was settled in it), gain with
-    its standard error (paired, a lower distance is a positive gain).
+    its standard error (paired, a lower distance is a positive gain; a whole round's, which the summary tells, stands at
+    its last confirmation).
     """
     row = find_study(engine, study)
     if row is None:
@@ -118,6 +128,12 @@ def timeline_frame(engine: sa.Engine, study: str, measured: Sequence[Measured] |
             }
         )
         start = part[-1].asked_at
+    rounds = {(each["phase"], each["round"]): each for each in summary_of(row).get("phases") or ()}
+    for stretch in found:
+        account = rounds.get((stretch["phase"], stretch["round"]))
+        if account and stretch["purpose"] == "confirmation" and stretch["decided"] is None:
+            stretch["decided"] = "the whole round, adopted" if account["gain"] > 0 else "the whole round, turned down"
+            stretch |= {key: account[key] for key in ("gain", "gain_standard_error")}
     return as_frame(found, TIMELINE_COLUMNS)
 
 

@@ -76,6 +76,7 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
         number=texts.number,
     )
     sections = _sections(Reader(engine, artifact_folder(engine)), name)
+    further_names, further_cells, further_caption = texts.further(frames.further_metrics_frame(engine, name))
     return environment.from_string(TEMPLATE).render(
         study=study,
         state_note=texts.STATES.get(study.state, ""),
@@ -85,6 +86,10 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
         trainings=int(row["trainings"]),
         test_accuracy=(study.summary or {}).get("test_accuracy"),
         summary=_records(frames.summary_frame(engine, name)),
+        further_names=further_names,
+        further_cells=further_cells,
+        further_caption=further_caption,
+        missing=texts.MISSING,
         seed_gap=frames.seed_gap(engine, name),
         schedule=_schedule_table(frames.schedules_frame(engine, name)),
         decisions=_records(frames.decisions_frame(engine, name)),

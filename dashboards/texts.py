@@ -11,6 +11,7 @@ STATES = {
     "running": "This study is still running: what follows is what it has recorded so far.",
     "killed": "The process that drove this study is gone before it finished: what follows is what it had recorded. "
     "Running it again continues it.",
+    "stopped": "This study was stopped: what follows is what it had recorded. Running it again continues it.",
     "interrupted": "This study was interrupted: what follows is what it had recorded. Running it again continues it.",
     "failed": "This study failed: what follows is what it had recorded before.",
     "finished": "",
@@ -33,6 +34,22 @@ def estimate(value: Any, error: Any = None) -> str:
         return f"{value:.3f}"
     decimals = min(8, max(0, 1 - math.floor(math.log10(error))))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def further(metrics: Any) -> tuple[list[str], dict[str, list[str]], str]:
+    """``frames.further_metrics_frame`` for a table: headings, the cells of each role, and a line on what they are."""
+    names = list(dict.fromkeys(metrics["name"]))
+    if not names:
+        return [], {}, ""
+    cells: dict[str, list[str]] = {}
+    for what, part in metrics.groupby("what", sort=False):
+        told = {row.name: estimate(row.value, row.deviation) for row in part.itertuples(index=False)}
+        cells[str(what)] = [told.get(name, MISSING) for name in names]
+    first = metrics.iloc[0]
+    images = f"{count(first['sampled_images'])} generated"
+    if first["reference_images"]:
+        images += f" and {count(first['reference_images'])} real"
+    return names, cells, f"{', '.join(names)}: of {images} images; their ± is the deviation over subsets or splits."
 
 
 def duration(seconds: float) -> str:

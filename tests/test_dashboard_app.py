@@ -14,13 +14,24 @@ import sqlalchemy as sa
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from test_dashboards_studies import METRIC, Writer, whole_study
 
 from autonat.config import load_recipe
 from autonat.errors import UserError
 from autonat.storage.store import Store
-from dashboards import access, addresses, figures, frames, outcome_frames, progress_figures, progress_frames
+from dashboards import (
+    access,
+    addresses,
+    command,
+    figures,
+    frames,
+    outcome_frames,
+    progress_figures,
+    progress_frames,
+)
+from dashboards import app as dashboard_app
 from dashboards.app import Dashboard, make_app
 from dashboards.database import open_readonly
 from dashboards.outcome_figures import COSTS, cost, differences
@@ -102,6 +113,36 @@ def test_loopback(host, expected):
     assert access.is_loopback(host) == expected
 
 
+def test_an_address_for_all_is_told_by_names_that_others_can_use(monkeypatch):
+    monkeypatch.setattr(access.socket, "gethostname", lambda: "host-of-mine")
+    monkeypatch.setattr(access.socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", ("192.0.2.7", 0))])
+    for everywhere in ("0.0.0.0", "::", "[::]", ""):
+        found = access.names_of(everywhere)
+        assert found[0] == "host-of-mine"
+        assert not {"0.0.0.0", "::", ""} & set(found)
+    monkeypatch.setattr(access.socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", ("127.0.1.1", 0))])
+    assert "host-of-mine" not in access.names_of("0.0.0.0")  # the name leads others to themselves
+    assert access.names_of("192.0.2.7") == ["192.0.2.7"]
+    assert access.names_of("127.0.0.1") == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "expected"),
+    [
+        ("127.0.0.1", None, ["http://127.0.0.1:8050/"]),
+        ("127.0.0.1", "a b", ["http://127.0.0.1:8050/?token=a+b"]),
+        ("0.0.0.0", "abc", ["http://mine:8050/?token=abc", "http://fe80::1:8050/?token=abc"]),
+    ],
+)
+def test_what_is_printed_when_it_listens(monkeypatch, host, token, expected):
+    monkeypatch.setattr(command, "serve", lambda db, host, port, token, started: started())
+    monkeypatch.setattr(command, "names_of", lambda host: ["mine", "fe80::1"] if host == "0.0.0.0" else [host])
+    console = Console(record=True, width=200)
+    command.run("autonat.db", host, 8050, token, console)
+    shown = re.findall(r"http://\S+", console.export_text())
+    assert shown == [each.replace("fe80::1", "[fe80::1]") for each in expected]
+
+
 def test_another_name_for_this_machine_is_refused(app):
     client = app.server.test_client()
     assert client.get("/", headers={"Host": "evil.example:8050"}).status_code == 403
@@ -175,6 +216,74 @@ def test_every_plot_of_every_study(reader, view, study):
             assert len(figure.data) or "yet" in figure.layout.annotations[0].text
         for axis in figure.select_xaxes():
             assert axis.title.text or axis.visible is False or view == "schedule"
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_the_figures_of_a_page_come_in_one_answer(app, view):
+    path = addresses.address(view, "whole" if view in addresses.STUDY_VIEWS else "")
+    answer = app.server.test_client().get("/figures", query_string={"path": path, "look": "dark narrow"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    told = answer.json
+    assert list(told["figures"]) == [plot.name for plot in VIEWS[view]]
+    for figure in told["figures"].values():
+        assert figure["layout"]["template"]["layout"]["font"]["color"] == "#E6E6E6"
+
+
+def test_figures_of_nonsense_are_empty(app):
+    for path in ("", "/", "/x/y", "/study/no such study"):
+        answer = app.server.test_client().get("/figures", query_string={"path": path, "iterate": "-1", "over": "x"})
+        assert answer.status_code == 200
+        assert set(answer.json["figures"]) in (set(), {"timeline", "distance"})
+
+
+def test_zoom_stays_over_what_an_address_may_leave_open(app):
+    client = app.server.test_client()
+
+    def mark(**given):
+        return client.get("/figures", query_string=given).json["figures"]["cost"]["layout"]["uirevision"]
+
+    assert mark(path="/cost") == mark(path="/cost", cost="milliseconds", studies="failed")
+    assert mark(path="/cost") != mark(path="/cost", cost="num_steps")
+
+
+def test_a_narrow_page_gets_panels_below_each_other(reader):
+    plot = PLOTS["gradients"]
+    wide, narrow = (plot.figure(reader, Choice("whole", settings={"narrow": mark})) for mark in ("", "yes"))
+    assert narrow.layout.height == 2 * wide.layout.height
+    assert (len(wide.data), len(narrow.data)) == (2, 2)
+    assert narrow.layout.xaxis.domain == narrow.layout.xaxis2.domain
+    figure = PLOTS["distance"].figure(reader, Choice("whole"))
+    before = figure.layout.height
+    figures.with_room_for_legend(figure)
+    assert figure.layout.height > before + 100
+
+
+def test_plotly_is_compiled_while_it_loads():
+    from plotly.offline import get_plotlyjs
+
+    script = get_plotlyjs()
+    changed = dashboard_app.read_at_once(script)
+    assert len(changed) == len(script) + 2
+    assert changed.count(": this, (() => {") == 1
+    assert changed.endswith("})));") or changed.rstrip().endswith("})));")
+    for other in ("", "var Plotly = 1;", "a: this, () => {b", "a: this, () => {b})); // and more"):
+        assert dashboard_app.read_at_once(other) == other
+
+
+@given(
+    st.sampled_from(sorted(VIEWS)),
+    st.lists(st.sampled_from(["a", "b", "c"]), unique=True),
+    st.dictionaries(st.sampled_from(["iterate", "pair"]), st.integers(0, 9)),
+    st.dictionaries(st.sampled_from(["iterate", "pair"]), st.integers(0, 20)),
+)
+def test_a_completed_choice_is_complete(view, names, ends, asked):
+    choice = addresses.choice_of("/", {"studies": "b,zz", **{key: str(value) for key, value in asked.items()}})
+    whole = addresses.completed(view, choice, names, ends)
+    assert set(whole.studies) <= set(names)
+    assert whole.studies or view != "cost" or not names
+    for name, end in ends.items():
+        assert whole.number(name) == (end if name not in asked else min(asked[name], end or asked[name]))
+    assert addresses.completed(view, whole, names, ends) == whole
 
 
 @pytest.mark.parametrize(
@@ -297,7 +406,7 @@ def test_timeline(reader):
     decided = frame[frame["decided"].notna()]
     assert list(decided["decided"]) == ["arccos", "Beta(6, 3)"]
     figure = progress_figures.timeline(frame)
-    assert "gain 1.1 ± 0.05" in [each.text for each in figure.layout.annotations]
+    assert "+1.1 ± 0.05" in [each.text for each in figure.layout.annotations]
 
 
 def test_differences_are_paired_where_they_can_be(tmp_path):
@@ -327,7 +436,11 @@ def test_costs(reader):
     assert list(frame["milliseconds"]) == [1.0, 1.0, 1.0]  # a second for a thousand images
     assert list(frame["num_steps"]) == [3, 3, 3]
     for over in ("milliseconds", "num_steps"):
-        assert list(cost(frame, over).data[0].y) == [2.9, 2.3, 1.4]
+        assert list(cost(frame, over).data[-1].y) == [2.9, 2.3, 1.4]
+    counted = cost(frame.assign(tflops=[3.2e-5, 6e-5, 6e-5]), "tflops")
+    assert list(counted.data[-1].x) == pytest.approx([32, 60, 60])
+    assert "MFLOPs per image" in counted.layout.xaxis.title.text
+    assert "32 MFLOPs" in counted.data[-1].customdata[0]
     assert frame["tflops"].isna().all()
     assert set(COSTS) == {"milliseconds", "tflops", "num_steps"}
 

@@ -8,6 +8,7 @@ import pytest
 from test_dashboards_studies import ARCCOS, BETA, TUNED, Writer, gradient, whole_study
 from werkzeug.serving import make_server
 
+from autonat.storage.optuna_mirror import mirror
 from autonat.storage.store import Store
 from dashboards.app import make_app
 
@@ -121,6 +122,29 @@ def test_new_points_come_by_themselves_and_the_zoom_stays(page, studies):
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot')[1]._fullLayout.xaxis.autorange === true")
 
 
+def test_a_hidden_trace_stays_hidden_when_others_come(page, studies):
+    _, writer, _ = studies
+    page.goto("/study/growing")
+    page.wait_for_selector(POINTS)
+
+    def shown(name):
+        traces = "document.querySelectorAll('.js-plotly-plot')[1]._fullData"
+        return page.evaluate(f"{traces}.filter(trace => trace.name === '{name}').map(trace => trace.visible)")
+
+    entry = page.locator('.place[data-name="distance"] .legend .traces', has_text="confirmation").first
+    entry.locator(".legendtoggle").click()
+    page.wait_for_function(
+        "document.querySelectorAll('.js-plotly-plot')[1]._fullData.some(trace => trace.visible === 'legendonly')"
+    )
+    writer.measured("schedule", 0, "another purpose", 2.8, seed=78)  # its trace comes before the others
+    writer.measured("schedule", 0, "warm start", 2.8, seed=79)
+    page.wait_for_function(
+        "document.querySelectorAll('.js-plotly-plot')[1]._fullData.some(trace => trace.name === 'another purpose')"
+    )
+    assert shown("confirmation") == ["legendonly"]
+    assert shown("warm start") == [True]
+
+
 def test_slide_over_the_iterates(page):
     page.goto("/schedule/whole")
     page.wait_for_selector(POINTS)
@@ -198,6 +222,51 @@ def test_everything_is_reached_by_the_keyboard(page):
         )
     for name in ("to the content", "Compare", "Mask ratio", "dark / light", "What the distance hangs on: save as SVG"):
         assert name in reached, reached
+
+
+@pytest.mark.parametrize(("width", "columns"), [(3840, 2), (1200, 1)])
+def test_a_huge_screen_has_plots_side_by_side(page, width, columns):
+    page.set_viewport_size({"width": width, "height": 1200})
+    page.goto("/schedule/whole")
+    page.wait_for_selector(POINTS)
+    page.wait_for_function("[...document.querySelectorAll('.place')].every(place => place.querySelector('.main-svg'))")
+    lefts = {round(plot.bounding_box()["x"]) for plot in page.locator(".plot").all()}
+    assert len(lefts) == columns
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_narrower_window_draws_again(page):
+    page.goto("/schedule/whole")
+    page.wait_for_selector(POINTS)
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 3")
+    assert layout(page, "gradients", "xaxis2.domain") != layout(page, "gradients", "xaxis.domain")
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.wait_for_function(
+        "String(document.querySelectorAll('.js-plotly-plot')[1]._fullLayout.xaxis.domain) === "
+        "String(document.querySelectorAll('.js-plotly-plot')[1]._fullLayout.xaxis2.domain)"
+    )
+    assert layout(page, "gradients", "width") <= 360
+
+
+def test_optuna_dashboard_opens_the_mirrored_study(browser, studies, tmp_path):
+    pytest.importorskip("optuna_dashboard")
+    from optuna.storages import RDBStorage
+    from optuna_dashboard import wsgi
+
+    added, there = mirror(studies[0], "whole", tmp_path / "optuna.db")
+    assert added == there > 0
+    server = make_server("127.0.0.1", 0, wsgi(RDBStorage(f"sqlite:///{tmp_path / 'optuna.db'}")), threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://127.0.0.1:{server.server_port}/dashboard/")
+    page.get_by_text("whole").first.click()
+    page.wait_for_selector(".js-plotly-plot .point")
+    page.goto(page.url.split("?")[0].rstrip("/") + "/trials")
+    page.get_by_text(f"{there} Trials").wait_for()
+    page.get_by_text(f"Trial {there - 1}", exact=True).first.wait_for()
+    page.close()
+    server.shutdown()
 
 
 def test_a_mask_ratio_search_is_shown_while_it_runs(page, studies):

@@ -32,7 +32,16 @@ from autonat.specs import (
     fingerprint,
 )
 from autonat.storage.store import Store, decision_json
-from dashboards import figures, frames
+from dashboards import (
+    figures,
+    frames,
+    outcome_figures,
+    outcome_frames,
+    pages,
+    progress_figures,
+    progress_frames,
+    texts,
+)
 from dashboards.report import render, write_report
 from models.enat import ENATConfig
 from models.features import ClassifierConfig
@@ -229,6 +238,136 @@ def test_best_so_far_does_not_mix_sample_counts(tmp_path):
     store.close()
 
 
+def front_study(store, name="front", *, finished=True):
+    """A study tuned for three steps, then for two and four with the same network."""
+    writer = Writer(store, name)
+    set_up(writer)
+    writer.measured("schedule", 0, "confirmation of the descent", 2.4, seed=1, images=400, schedule=TUNED)
+    gradient(writer, 0, [1.0] + [0.0] * 9, [0.5] * 10)
+    others = {steps: maskgit_cosine(steps) for steps in (2, 4)}
+    for steps, schedule in others.items():
+        phase = f"front T={steps}"
+        writer.measured(phase, 0, "confirmation of the descent", 2.0, seed=5, images=400, schedule=schedule)
+        count = len(schedule.values())
+        facts = {"gradient": [9.0] * count, "gradient_standard_errors": [0.1] * count, "schedule": schedule}
+        writer.decided(phase, 0, "gradient", iteration=0, distance=2.0, **facts)
+    points = [(2.9, BASE), (2.3, TUNED), (1.4, TUNED), (3.3, others[2]), (1.2, others[4])]
+    for index, (value, schedule) in enumerate(points):
+        training = BETA if index > 1 else ARCCOS
+        writer.measured("held-out", 0, "report", value, training, schedule, seed=3, images=1000, error=0.05)
+    if finished:
+        roles = ("baseline", "tuned_schedule", "tuned")
+        told = [{"value": value, "standard_error": 0.05, "num_images": 1000} for value, _ in points]
+        front = [{"num_steps": steps, **told[place]} for steps, place in ((2, 3), (3, 2), (4, 4))]
+        schedules = {"schedule": asdict(TUNED), "baseline_schedule": asdict(BASE)}
+        ratios = {"mask_ratio": asdict(BETA.mask_ratio), "baseline_mask_ratio": asdict(ARCCOS.mask_ratio)}
+        summary = dict(zip(roles, told, strict=False)) | {"front": front, "metric": METRIC} | schedules | ratios
+        store.release(writer.id, "finished", summary=summary)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_numbers_of_steps_are_told_apart(tmp_path, finished):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    front_study(store, finished=finished)
+    frame = frames.evaluations_frame(store.engine, "front")
+    roles = ["baseline", "tuned schedule", "tuned pair", "tuned for T = 2", "tuned for T = 4"]
+    assert list(frame["role"].dropna()) == roles
+    assert list(frame[frame["is_confirmation"]]["value"]) == [2.4]  # those for other steps do not lower it
+    summary = frames.summary_frame(store.engine, "front")
+    assert list(summary["what"].iloc[:5]) == roles
+    assert list(summary["distance"].iloc[:5]) == [2.9, 2.3, 1.4, 3.3, 1.2]
+    weights = frames.importance_frame(store.engine, "front")
+    assert len(weights) == 10
+    assert weights["importance"].max() == pytest.approx(0.75)
+    heat = figures.gradients(frames.gradients_frame(store.engine, "front")).data[0]
+    assert list(heat.y[:4]) == ["r(0)", "r(1)", "r(2)", "τ₁(0)"]
+    outcomes = outcome_frames.outcomes_frame(store.engine, ["front"])
+    assert dict(zip(outcomes["role"], outcomes["num_steps"], strict=True)) == dict(
+        zip(roles, [3, 3, 3, 2, 4], strict=True)
+    )
+    line = outcome_figures.cost(outcomes, "num_steps").data[0]
+    assert (list(line.x), list(line.y)) == ([2, 3, 4], [3.3, 1.4, 1.2])
+    spent = figures.distance_over_images(frame)
+    assert {"other numbers of steps", "tuned for T = 4"} <= {trace.name for trace in spent.data}
+    store.close()
+
+
+def test_one_best_line_stands_out(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "mixed")
+    for seed, (images, value) in enumerate([(400, 2.0), (200, 1.0), (400, 3.0), (400, 1.5), (200, 0.5), (300, 2.5)]):
+        writer.measured("schedule", 0, "confirmation", value, images=images, seed=seed)
+    figure = figures.distance_over_images(frames.evaluations_frame(store.engine, "mixed"))
+    lines = [trace for trace in figure.data if trace.name and trace.name.startswith("best") and trace.line.width]
+    main, *others = lines
+    assert main.name == "best so far (400 images each)"
+    assert list(main.y) == [2.0, 1.5, 1.5]
+    assert list(main.marker.size) == [8, 8, 0]  # the end of the line is no confirmation
+    assert [list(trace.y) for trace in others] == [[2.5, 2.5], [1.0, 0.5, 0.5]]
+    assert all(trace.line.width < main.line.width for trace in others)
+    assert [trace.showlegend for trace in others] == [True, False]
+    compared = figures.compare(frames.comparison_frame(store.engine, ["mixed"]))
+    assert [list(trace.y) for trace in compared.data] == [[2.0, 1.5, 1.5]]
+    store.close()
+
+
+def further(kid):
+    values = {"kernel_inception_distance_mean": kid, "kernel_inception_distance_std": 0.12, "precision": 0.5}
+    return {"values": values, "sampled_images": 4000, "reference_images": 1297, "kid_subset_images": 1000}
+
+
+def test_further_metrics_are_in_the_pages_and_the_report(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    whole_study(store)
+    assert frames.further_metrics_frame(store.engine, "whole").empty
+    (study,) = [row for row in store.studies() if row.name == "whole"]
+    metrics = {"baseline": further(3.4), "tuned_schedule": further(1.5), "tuned": further(0.6)}
+    with store.engine.begin() as connection:
+        text = json.dumps(study.summary | {"metrics": metrics})
+        connection.exec_driver_sql("UPDATE studies SET summary = ?", (text,))
+    frame = frames.further_metrics_frame(store.engine, "whole")
+    assert list(frame["name"]) == ["KID", "precision"] * 3
+    assert list(frame["value"]) == [3.4, 0.5, 1.5, 0.5, 0.6, 0.5]
+    assert list(frame["deviation"].iloc[:2].isna()) == [False, True]
+    summary = frames.summary_frame(store.engine, "whole")
+    row = frames.studies_frame(store.engine).iloc[0]
+    shown = str(pages.facts(row, summary, frame))
+    report = without_plotly(render(store, "whole", []))
+    for text in ("0.60 ± 0.12", "0.500", "4,000 generated and 1,297 real images"):
+        assert text in shown
+        assert text in report
+    assert "<th>KID</th><th>precision</th>" in report
+    store.close()
+
+
+def test_a_round_has_its_gain_in_the_timeline(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    for name, gain in (("better", 0.3), ("worse", 0.0)):
+        writer = Writer(store, name)
+        writer.measured("mask ratio", 1, "line", 2.6, seed=2)
+        writer.measured("alternation", 1, "confirmation", 2.0, seed=8)
+        account = {"phase": "alternation", "round": 1, "gain": gain, "gain_standard_error": 0.1}
+        store.release(writer.id, "finished", summary={"phases": [account]})
+    for name, told in (("better", "+0.3 ± 0.1"), ("worse", "nothing better")):
+        frame = progress_frames.timeline_frame(store.engine, name)
+        assert frame["decided"].notna().tolist() == [False, True]
+        assert [each.text for each in progress_figures.timeline(frame).layout.annotations] == [told]
+    store.close()
+
+
+def test_passes_of_population_gradients_count(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "descent")
+    values = tuple(TUNED.values())
+    spec = PopulationSpec(ARCCOS, FEATURES, BASE, values, values, 4, 200, 100)
+    writer.asked("schedule", 0, "gradient", spec, Changes(2.0, METRIC, 200, (0.0,) * 10, (0.1,) * 10))
+    writer.measured("schedule", 0, "confirmation", 2.0)
+    frame = frames.evaluations_frame(store.engine, "descent")
+    assert list(frame["images_spent"]) == [spec.images + 200]
+    assert list(frame["passes_spent"]) == [(spec.images + 200) * STEPS]  # no guidance: a pass a step
+    store.close()
+
+
 def test_a_search_that_changes_nothing_still_has_three_roles(tmp_path):
     store = Store.open(str(tmp_path / "autonat.db"))
     writer = Writer(store, "same")
@@ -358,7 +497,7 @@ def test_distance_figure(store):
     assert list(named(figure, "gradient").y) == [2.2]
     assert list(named(figure, "confirmation").y) == [2.8, 2.4]
     assert list(named(figure, "mask ratio line").y) == [2.6, 1.5, 1.75]
-    best = named(figure, "best so far")
+    best = named(figure, "best so far (400 images each)")
     assert list(best.x) == [3200, 3600, 4400, 7800]  # where it steps, and to the end
     assert list(best.y) == [2.8, 2.4, 1.5, 1.5]
     assert list(named(figure, "baseline level").y) == [2.9, 2.9]
@@ -506,6 +645,11 @@ def test_report_of_unfinished_studies(store):
         assert text in running
     assert "Nothing has been measured on held-out seeds yet." in empty
     assert "No schedule has been decided on yet." not in render(store, "whole", [])
+
+
+def test_every_state_has_its_note():
+    assert set(texts.STATES) == {"created", "running", "stopped", "killed", "interrupted", "failed", "finished"}
+    assert all(text for state, text in texts.STATES.items() if state != "finished")
 
 
 def test_report_escapes_an_error_and_a_recipe(store):

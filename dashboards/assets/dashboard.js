@@ -2,15 +2,19 @@
 (() => {
   "use strict";
   const system = matchMedia("(prefers-color-scheme: dark)");
+  const touch = matchMedia("(pointer: coarse)"), narrow = matchMedia("(max-width: 34rem)");
+  const huge = matchMedia("(min-width: 180rem)");
   const remembered = () => { try { return localStorage.getItem("autonat-look"); } catch { return null; } };
   const isDark = () => (remembered() ?? (system.matches ? "dark" : "light")) === "dark";
   const paint = () => {
     document.documentElement.dataset.theme = isDark() ? "dark" : "light";
     // A finger that drags means to scroll the page.
-    return (isDark() ? "dark" : "light") + (matchMedia("(pointer: coarse)").matches ? " touch" : "");
+    return (isDark() ? "dark" : "light") + (touch.matches ? " touch" : "") + (narrow.matches ? " narrow" : "");
   };
   paint();
-  system.addEventListener("change", () => dash_clientside.set_props("look", {data: paint()}));
+  for (const query of [system, touch, narrow]) {
+    query.addEventListener("change", () => dash_clientside.set_props("look", {data: paint()}));
+  }
 
   // Plots. Dash's own component would draw each of them three times: empty, filled, and resized.
   const ask = (path, query, look) => {
@@ -55,6 +59,11 @@
       seen[name] = (seen[name] ?? 0) + 1;
       // Plotly writes it into selectors.
       trace.uid = `t${name.replace(/[^a-z0-9]/gi, each => `_${each.charCodeAt().toString(16)}_`)}-${seen[name]}`;
+    }
+    if (huge.matches) {
+      figure.layout.height *= 1.5;
+      figure.layout.font = {size: 18};
+      for (const each of figure.layout.annotations ?? []) each.font = {...each.font, size: 17};
     }
     await Plotly.react(plot, figure.data, figure.layout, {displayModeBar: false});
   };
