@@ -104,7 +104,7 @@ def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, see
 
 @dataclass
 class _Width:
-    """The differences of a descent: wider after a gradient that was lost in its noise, narrower again after a clear one.
+    """A descent's differences: wider after a gradient that was lost in its noise, narrower again after a clear one.
 
     What a value does to the distance grows with the difference and the noise does not. But images made with wide
     differences are of other schedules than the one at hand: where their distance is clearly higher, such a difference
