@@ -52,6 +52,8 @@ STUDY_COLUMNS = {
     "tuned": "float64",
     "tuned_standard_error": "float64",
     "floor": "float64",
+    "settled": "float64",
+    "settled_standard_error": "float64",
     "images_spent": "int64",
     "evaluations": "int64",
     "trainings": "int64",
@@ -261,9 +263,10 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
     """All studies, oldest first.
 
     Columns: name; state (created, running, killed, interrupted, failed, finished); error; metric; baseline, tuned and
-    floor with standard errors (held-out distances, missing while unfinished); images_spent (every result counted
-    once); evaluations and whole trainings recorded; worker_seconds (the work of all its results) and seconds of running
-    time; created_at and updated_at (UTC).
+    floor with standard errors (held-out distances, missing while unfinished); settled (as the search measured what it
+    last decided on, missing before and once there is a summary) with its standard error; images_spent (every result
+    counted once); evaluations and whole trainings recorded; worker_seconds (the work of all its results) and seconds of
+    running time; created_at and updated_at (UTC).
     """
     asked = (
         sa.select(journal.c.study_id, journal.c.fingerprint).where(journal.c.fingerprint.is_not(None)).distinct()
@@ -288,6 +291,24 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
             .join(counts, counts.c.study_id == studies.c.id, isouter=True)
             .order_by(studies.c.id)
         ).all()
+        # The last decision of each study that has no summary yet.
+        last = (
+            sa.select(journal.c.study_id, sa.func.max(journal.c.number).label("number"))
+            .join(studies, studies.c.id == journal.c.study_id)
+            .where(
+                studies.c.summary.is_(None),
+                journal.c.decision.is_not(None),
+                journal.c.purpose.in_(("schedule", "mask ratio")),
+                journal.c.phase.not_like("front%"),  # see `is_front`
+            )
+            .group_by(journal.c.study_id)
+        ).subquery()
+        decided = connection.execute(
+            sa.select(journal.c.study_id, journal.c.decision).join(
+                last, (last.c.study_id == journal.c.study_id) & (last.c.number == journal.c.number)
+            )
+        ).all()
+    settled = {each.study_id: json.loads(each.decision) for each in decided}
     now = datetime.now(UTC)
     found = []
     for row in rows:
@@ -307,6 +328,8 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
                 "tuned": of("tuned"),
                 "tuned_standard_error": of("tuned", "standard_error"),
                 "floor": of("floor"),
+                "settled": settled.get(row.id, {}).get("distance"),
+                "settled_standard_error": settled.get(row.id, {}).get("standard_error"),
                 # PostgreSQL sums integers to decimals.
                 "images_spent": int(row.images_spent or 0),
                 "evaluations": int(row.evaluations or 0),

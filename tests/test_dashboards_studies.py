@@ -193,6 +193,23 @@ def test_studies(store):
     assert abs((frame["created_at"].iloc[0] - pd.Timestamp(datetime.now(UTC))).total_seconds()) < 3600
 
 
+def test_a_running_study_tells_what_it_has_settled(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    writer = Writer(store, "running")
+    assert frames.studies_frame(store.engine)["settled"].isna().all()
+    gradient(writer, 0, [1.0] * 10, [0.5] * 10)
+    assert frames.studies_frame(store.engine)["settled"].isna().all()
+    for distance in (2.4, 1.9):
+        writer.decided("schedule", 0, "schedule", schedule=TUNED, distance=distance, standard_error=0.07)
+    writer.decided("front T=2", 0, "schedule", schedule=maskgit_cosine(2), distance=3.0, standard_error=0.07)
+    whole_study(store)
+    frame = frames.studies_frame(store.engine).set_index("name")
+    assert (frame.loc["running", "settled"], frame.loc["running", "settled_standard_error"]) == (1.9, 0.07)
+    assert np.isnan(frame.loc["whole", "settled"])
+    assert "(1.900 ± 0.070)" in str(pages.studies_table(frame.reset_index(), []))
+    store.close()
+
+
 def test_states_agree_with_the_store(tmp_path):
     store = Store.open(str(tmp_path / "autonat.db"))
     for name in ("dead", "far", "left"):
