@@ -546,7 +546,7 @@ def schedules_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     decided = [
         (f"round {entry.round}", facts["schedule"])
         for entry, facts in _decisions(engine, study)
-        if entry.purpose == "schedule"
+        if entry.purpose == "schedule" and not is_front(entry.phase)
     ]
     final = summary_of(row).get("schedule") or (decided[-1][1] if decided else None)
     if final:

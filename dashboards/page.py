@@ -177,9 +177,18 @@ images to real training images. The ratio is to the baseline.{% if not study.sum
     plot => Plotly.relayout(plot, {template: dark.matches ? templates.dark : templates.light}));
   dark.addEventListener("change", paint);
   if (dark.matches) paint();
-  // A finger that drags means to scroll the page.
-  if (matchMedia("(pointer: coarse)").matches)
-    document.querySelectorAll(".js-plotly-plot").forEach(plot => Plotly.relayout(plot, {dragmode: false}));
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    // A finger that drags means to scroll the page.
+    if (matchMedia("(pointer: coarse)").matches) Plotly.relayout(plot, {dragmode: false});
+    // On a narrow screen a legend has many lines, which are not the plot's to give.
+    const shown = plot.data.filter(trace => trace.showlegend !== false && trace.name);
+    const entries = new Set(shown.map(trace => trace.legendgroup ?? trace.name)).size;
+    if (entries > 2 && matchMedia("(max-width: 34rem)").matches) {
+      const height = plot.layout.height + 22 * entries;
+      plot.style.height = plot.parentElement.style.height = height + "px";
+      Plotly.relayout(plot, {height, "legend.maxheight": 0.9});
+    }
+  }
 })();
 </script>
 {% endif %}

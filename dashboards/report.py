@@ -108,7 +108,8 @@ def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
 
 def _sections(reader: Reader, name: str) -> list[dict[str, Any]]:
     """Each figure with its title and how to read it; `figure` is None where there is nothing to draw."""
-    choice, found = Choice(name), []
+    # One file for every screen: panels that do not fit beside each other on a narrow one stand below each other.
+    choice, found = Choice(name, settings={"narrow": "yes"}), []
     for plot in REPORTED:
         frame = plot.frame(reader, choice)
         figure = None if frame.empty else _embedded(plot.draw(frame, reader, choice), f"figure-{plot.name}")

@@ -11,6 +11,7 @@ from werkzeug.serving import make_server
 from autonat.storage.optuna_mirror import mirror
 from autonat.storage.store import Store
 from dashboards.app import make_app
+from dashboards.report import render
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EXECUTABLE = next((path for path in map(shutil.which, BROWSERS) if path), None)
@@ -246,6 +247,19 @@ def test_a_narrower_window_draws_again(page):
         "String(document.querySelectorAll('.js-plotly-plot')[1]._fullLayout.xaxis2.domain)"
     )
     assert layout(page, "gradients", "width") <= 360
+
+
+def test_a_report_fits_a_telephone(page, studies, tmp_path):
+    (tmp_path / "report.html").write_text(render(studies[0], "whole", []), encoding="utf-8")
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 10")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].map(plot => [plot._fullLayout.height, "
+        "Math.round(plot.closest('.figure').getBoundingClientRect().height)])"
+    )
+    assert sizes == [[height, height] for height, _ in sizes]  # none lies on what comes after it
 
 
 def test_optuna_dashboard_opens_the_mirrored_study(browser, studies, tmp_path):

@@ -261,6 +261,7 @@ def front_study(store, name="front", *, finished=True):
     set_up(writer)
     writer.measured("schedule", 0, "confirmation of the descent", 2.4, seed=1, images=400, schedule=TUNED)
     gradient(writer, 0, [1.0] + [0.0] * 9, [0.5] * 10)
+    writer.decided("schedule", 0, "schedule", schedule=TUNED, distance=2.4, standard_error=0.1)
     others = {steps: maskgit_cosine(steps) for steps in (2, 4)}
     for steps, schedule in others.items():
         phase = f"front T={steps}"
@@ -268,6 +269,7 @@ def front_study(store, name="front", *, finished=True):
         count = len(schedule.values())
         facts = {"gradient": [9.0] * count, "gradient_standard_errors": [0.1] * count, "schedule": schedule}
         writer.decided(phase, 0, "gradient", iteration=0, distance=2.0, **facts)
+        writer.decided(phase, 0, "schedule", schedule=schedule, distance=2.0, standard_error=0.1)
     points = [(2.9, BASE), (2.3, TUNED), (1.4, TUNED), (3.3, others[2]), (1.2, others[4])]
     for index, (value, schedule) in enumerate(points):
         training = BETA if index > 1 else ARCCOS
@@ -296,6 +298,9 @@ def test_other_numbers_of_steps_are_told_apart(tmp_path, finished):
     weights = frames.importance_frame(store.engine, "front")
     assert len(weights) == 10
     assert weights["importance"].max() == pytest.approx(0.75)
+    schedules = frames.schedules_frame(store.engine, "front")
+    assert list(schedules["label"].unique()) == ["baseline", "found"]
+    assert schedules["step"].max() == STEPS - 1
     heat = figures.gradients(frames.gradients_frame(store.engine, "front")).data[0]
     assert list(heat.y[:4]) == ["r(0)", "r(1)", "r(2)", "τ₁(0)"]
     outcomes = outcome_frames.outcomes_frame(store.engine, ["front"])
