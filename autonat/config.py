@@ -86,7 +86,8 @@ class Descent(Strict):
     estimator: `population`, every image under a perturbation of its own, or `probes`, central differences value by
     value. A gradient takes `images` at a time until the cosine of its angle to the truth is estimated at `confidence`,
     or `max_images` are spent (`images` unless given). check_every: so many iterations apart the walk is compared with
-    where it was; what is confirmed worse is taken back and the rate halved. 0: never.
+    where it was; what is confirmed worse is taken back and the rate halved. 0: never. widest: how many times
+    `difference` may grow while gradients are lost in noise; wide ones tell of other schedules than the one at hand.
     """
 
     estimator: Literal["population", "probes"] = "population"
@@ -96,6 +97,7 @@ class Descent(Strict):
     confidence: float = Field(0.7, gt=0, lt=1)
     check_every: int = Field(0, ge=0)
     difference: float = Field(0.3, gt=0)
+    widest: float = Field(1.0, ge=1)
     learning_rate: float = Field(0.15, gt=0)
     momentum: float = Field(0.8, ge=0, lt=1)
     second_momentum: float = Field(0.95, ge=0, lt=1)

@@ -16,9 +16,8 @@ from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from models.probes import Probe
 from models.schedule import GenerationSchedule, components
 
-# By how much a difference is widened at a time, and how far at most; and how many times as far the images may get by it
-# as at the narrow difference.
-WIDENING, WIDEST, TOO_WIDE = 2.0, 4.0, 1.2
+# By how much a difference is widened at a time, and how many times as far the images may get by it as before.
+WIDENING, TOO_WIDE = 2.0, 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class _Width:
 
     @staticmethod
     def of(settings: Descent) -> "_Width":
-        return _Width(settings.difference, settings.difference, WIDEST * settings.difference)
+        return _Width(settings.difference, settings.difference, settings.widest * settings.difference)
 
     def is_too_wide(self, distance: float) -> bool:
         """Whether a gradient measured with this width, at this distance of its images, is to be left out."""
