@@ -288,6 +288,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
     if evaluations.empty:
         return nothing("distances")
     figure = new_figure(height=460)
+    shown = []  # what the axis has to suit
     for index, (study, part) in enumerate(evaluations.groupby("study", sort=False)):
         colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
         dash = STUDY_DASHES[index // len(STUDY_COLOURS) % len(STUDY_DASHES)]
@@ -295,6 +296,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
         named = False
         for whole in best_lines(part)[:1]:
             images = f"{whole['num_images'].iloc[0]:,} images each"
+            shown.append(whole["best_so_far"])
             group = whole[whole["best_so_far"] != whole["best_so_far"].shift()]
             figure.add_scatter(
                 x=[*group["images_spent"], part["images_spent"].max()],
@@ -308,6 +310,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
             )
             named = True
         if len(held_out):
+            shown.append(held_out["value"])
             figure.add_scatter(
                 x=held_out["images_spent"],
                 y=held_out["value"],
@@ -323,7 +326,9 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
     several = evaluations["metric"].nunique() > 1
     figure.update_xaxes(title_text=IMAGES, rangemode="tozero")
     distance_axis(
-        figure, evaluations["value"], "distance, metrics that do not compare" if several else metric_of(evaluations)
+        figure,
+        pd.concat(shown) if shown else evaluations["value"],
+        "distance, metrics that do not compare" if several else metric_of(evaluations),
     )
     return figure
 

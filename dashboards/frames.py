@@ -731,7 +731,8 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
 
 def seed_gap(engine: sa.Engine, study: str) -> str | None:
     """Held-out against search-time distance in a sentence, where the study has a summary with it."""
-    return gap_line(summary_of(find_study(engine, study)))
+    line = gap_line(summary_of(find_study(engine, study)))
+    return line and line.replace("+-", "±")
 
 
 def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:

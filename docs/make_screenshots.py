@@ -18,7 +18,7 @@ from dashboards.app import make_app
 
 FOLDER = Path(__file__).parent / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, TALLEST = 1100, 1500
+WIDTH, TALLEST = 1100, 1800
 
 
 def save(page: Page, name: str) -> None:

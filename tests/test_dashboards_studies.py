@@ -536,6 +536,9 @@ def test_compare_figure(store):
     figure = figures.compare(frame)
     assert [trace.name for trace in figure.data if trace.showlegend] == ["running", "whole"]
     assert [list(trace.y) for trace in figure.data if trace.name == "whole"][1] == [2.9, 2.3, 1.4]
+    assert figure.layout.yaxis.dtick == "D1"
+    far = pd.concat([frame, frame[frame["purpose"] == "warm start"].assign(value=90.0)])
+    assert figures.compare(far).layout.yaxis.dtick == "D1"  # what is not drawn does not stretch the axis
     mixed = frame.assign(metric=frame["study"])
     assert "do not compare" in figures.compare(mixed).layout.yaxis.title.text
     assert frames.comparison_frame(store.engine, []).empty
