@@ -66,7 +66,8 @@ def evaluation_blocks(folder: str, count: int) -> list[Task]:
     """Blocks of 100 digits by a network that is trained for a moment: how long one takes does not depend on it."""
     recipe = load_recipe("quickstart", ["training.steps=20", "training.warmup_steps=5", "features.steps=20"])
     lab, start = start_of(recipe)
-    assert isinstance(start.training, TrainSpec) and isinstance(lab.features, FeatureSpec)
+    assert isinstance(start.training, TrainSpec)
+    assert isinstance(lab.features, FeatureSpec)
     with InProcessExecutor(folder) as executor:
         list(executor.run([TrainTask(start.training), TrainTask(lab.features)]))
     spec = lab.evaluation(start, 100 * count, 0)

@@ -19,6 +19,7 @@ RESULT_KEYS = {
     "floor",
     "seconds",
     "images_spent",
+    "search_time",
     "trainings",
     "mask_ratio",
     "schedule",

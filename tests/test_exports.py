@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -320,7 +320,7 @@ def test_checkpoint_folder_loads_back_bit_by_bit(tmp_path):
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[key], expected[key]) for key in expected)
     assert all(one.config == network.config for one in found.values())
-    assert json.loads((folder / "config.json").read_text())["network"] == asdict(network.config)
+    assert json.loads((folder / "config.json").read_text())["network"] == network.config.to_dict()
     assert read_schedule(folder)[0] == "checkpoint"
     assert read_schedule(folder)[1].schedule == SCHEDULE
     assert {"mlm_layer.bias", "x_embedder.word_embeddings.weight"} <= official.keys()
