@@ -108,7 +108,7 @@ def test_every_way_to_see_a_summary_states_the_gap(tmp_path):
     assert set(result["search_time"]) == {"value", "standard_error", "num_images", "gap", "gap_standard_error"}
     sentence = gap_line(result)
     for text in (ended, shown, report.read_text()):
-        assert sentence in " ".join(text.split())
+        assert sentence in " ".join(text.split()).replace("±", "+-")
 
 
 def test_further_descents_get_nearer_and_end_by_themselves():
