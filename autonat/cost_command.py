@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autonat.errors import UserError
+from autonat.units import with_prefix
 from models.schedule import GenerationSchedule, autonat_initial, enat_linear, muse_initial
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def step_table(cost: Cost) -> Any:
         scale = cost.schedule.guidance_scales[number]
         passes = str(step.passes) if step.passes else "0 (table)"
         table.add_row(
-            str(number + 1), str(step.num_masked), str(step.num_new), f"{scale:.3g}", passes, _scaled(step.macs)
+            str(number + 1), str(step.num_masked), str(step.num_new), f"{scale:.3g}", passes, with_prefix(step.macs)
         )
     return table
 
@@ -227,12 +228,12 @@ def summary_lines(cost: Cost) -> list[str]:
     """What is printed beside the table."""
 
     def both(macs: int) -> str:
-        return f"{_scaled(macs)}MACs = {_scaled(2 * macs)}FLOPs"
+        return f"{with_prefix(macs)}MACs = {with_prefix(2 * macs)}FLOPs"
 
     lines = [
         f"{cost.subject.name}: {cost.subject.source}",
-        f"  parameters          {cost.parameters:,} ({_scaled(cost.parameter_bytes)}B in float32)",
-        f"  activations         about {_scaled(cost.activation_bytes)}B an image in float32",
+        f"  parameters          {cost.parameters:,} ({with_prefix(cost.parameter_bytes)}B in float32)",
+        f"  activations         about {with_prefix(cost.activation_bytes)}B an image in float32",
         f"  an image, sampler   {both(cost.macs)}",
         f"  an image, official  {both(cost.official_macs)} (both guidance branches and all logits at every step)",
     ]
@@ -257,11 +258,3 @@ def schedule_of(path: Path | None, config: "NetworkConfig", num_steps: int | Non
     from autonat.export.formats import read_schedule
 
     return read_schedule(path, num_steps=num_steps)[1].schedule
-
-
-def _scaled(number: float) -> str:
-    """Four digits and a prefix: 234.1 G."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.4g} {prefix}"
-    return f"{number:.4g} "

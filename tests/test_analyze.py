@@ -17,9 +17,9 @@ from test_train_features import write_recipe as write_colours
 
 from autonat import specs
 from autonat.analyses.canvases import drawn_again_B
+from autonat.analyses.equal_operations import EQUAL, as_enat, as_uvit, equal_networks, fitted, operations, schedule_for
 from autonat.analyses.estimates import Measured, mean_of, verdict
 from autonat.analyses.page import _ticks
-from autonat.analyses.sizes import EQUAL, as_enat, as_uvit, equal_networks, fitted, operations, schedule_for
 from autonat.analyze_command import ANALYSES, seeds_of
 from autonat.errors import UserError
 from autonat.pictures import pairs_of

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from autonat.analyses.equal_operations import as_enat, flops
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
-from autonat.analyses.sizes import as_enat, operations, scaled
 from autonat.analyses.subject import Subject
 from autonat.search.program import Program
 from models.enat import ENATConfig
@@ -35,7 +35,7 @@ def program(subject: Subject) -> Program[Findings]:
         {
             "attention": name,
             "meaning": MEANINGS[name],
-            "operations": scaled(2 * operations(config, subject.tuned.schedule)),
+            "operations": flops(config, subject.tuned.schedule),
             "distance": measured[name],
         }
         for name, config in networks.items()

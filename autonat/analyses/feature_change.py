@@ -1,8 +1,8 @@
 """How much features change from step to step, in U-ViT and in both ENATs."""
 
+from autonat.analyses.equal_operations import equal_networks
 from autonat.analyses.estimates import Measured, mean_of, verdict
 from autonat.analyses.findings import Findings, Series
-from autonat.analyses.sizes import equal_networks
 from autonat.analyses.subject import Subject
 from autonat.search.program import Ask, Phase, Program
 from autonat.specs import FeatureChanges, FeatureChangeSpec

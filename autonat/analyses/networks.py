@@ -1,8 +1,8 @@
 """U-ViT NAT, plain ENAT and ENAT with reuse, at equal operations an image."""
 
+from autonat.analyses.equal_operations import describe, equal_networks, flops
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
-from autonat.analyses.sizes import describe, equal_networks, operations, scaled
 from autonat.analyses.subject import Subject
 from autonat.search.program import Program
 
@@ -17,7 +17,7 @@ def program(subject: Subject) -> Program[Findings]:
         {
             "network": name,
             "sizes": describe(config),
-            "operations": scaled(2 * operations(config, subject.tuned.schedule)),
+            "operations": flops(config, subject.tuned.schedule),
             "rule": subject.schedule(config).rule,
             "distance": measured[name],
         }

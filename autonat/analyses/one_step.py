@@ -1,9 +1,9 @@
 """Real images finished in a single pass, over the share of tokens that is masked."""
 
 from autonat.analyses.decoder_attention import decoder_networks
+from autonat.analyses.equal_operations import as_uvit, fitted, operations
 from autonat.analyses.estimates import Measured, mean_of, verdict
 from autonat.analyses.findings import Findings, Series
-from autonat.analyses.sizes import as_uvit, fitted, operations
 from autonat.analyses.subject import Subject
 from autonat.errors import UserError
 from autonat.search.program import Ask, Phase, Program

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from autonat.analyses.equal_operations import describe, flops, operations, width_unit
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
-from autonat.analyses.sizes import describe, operations, scaled, width_unit
 from autonat.analyses.subject import Subject
 from autonat.search.program import Program
 from models.counts import num_parameters
@@ -42,7 +42,7 @@ def program(subject: Subject) -> Program[Findings]:
             "size": name,
             "sizes": describe(network),
             "parameters": num_parameters(network),
-            "operations": scaled(2 * operations(network, schedule)),
+            "operations": flops(network, schedule),
             "distance": measured[name],
         }
         for name, network in {**by_width, **by_depth}.items()

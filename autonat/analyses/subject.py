@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autonat.analyses.equal_operations import schedule_for
 from autonat.analyses.estimates import Measured
-from autonat.analyses.sizes import schedule_for
 from autonat.errors import UserError
 from autonat.search.program import Laboratory, Pair, Phase, Program
 from autonat.specs import GeneratorSpec, TrainSpec, derived_seed

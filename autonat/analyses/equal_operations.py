@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from autonat.errors import UserError
+from autonat.units import with_prefix
 from models.counts import image_counts
 from models.enat import ENATConfig
 from models.networks import NetworkConfig
@@ -28,6 +29,11 @@ def schedule_for(config: NetworkConfig, schedule: GenerationSchedule) -> Generat
 def operations(config: NetworkConfig, schedule: GenerationSchedule) -> int:
     """Multiply-accumulates of one image, every step of it counted (``models.counts``, the sampler's protocol)."""
     return sum(step.macs for step in image_counts(config, schedule_for(config, schedule)))
+
+
+def flops(config: NetworkConfig, schedule: GenerationSchedule) -> str:
+    """The operations of one image as text: 2 FLOPs a multiply-accumulate."""
+    return f"{with_prefix(2 * operations(config, schedule))}FLOPs"
 
 
 def as_enat(config: NetworkConfig) -> ENATConfig:
@@ -106,11 +112,3 @@ def describe(config: Any) -> str:
     """Width and depth in a few words."""
     depth = f"{config.encoder_blocks} + {config.decoder_blocks}" if config.kind == "enat" else str(config.blocks)
     return f"width {config.width}, {depth} blocks, MLP x{config.mlp_ratio:g}"
-
-
-def scaled(number: float) -> str:
-    """Operations with a prefix: 2 FLOPs a multiply-accumulate."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= factor:
-            return f"{number / factor:.4g} {prefix}FLOPs"
-    return f"{number:.4g} FLOPs"
