@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.checkpoint import CheckpointError, build_network, load_tensors, save_tensors
+from models.checkpoint import build_network, save_tensors
 from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
 from models.networks import NetworkConfig
 from models.random_streams import stream
 from models.ranks import ALONE, Ranks
+from models.training_state import adamw, optimiser_tensors, take_up, warm_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,9 @@ class TrainingConfig:
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:
     """The learning rate of step 0, 1, ..."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.decay == "constant":
+    if config.decay == "constant" and step >= config.warmup_steps:
         return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
+    return warm_cosine(config.learning_rate, step, config.warmup_steps, config.steps)
 
 
 def batch_indices(num_images: int, batch_size: int, step: int, seed: int) -> np.ndarray:
@@ -196,50 +194,25 @@ def train(
     averaged: list[Tensor] = [
         parameter for name, parameter in average.named_parameters() if not name.startswith("prev_embedder")
     ]
-    optimiser = torch.optim.AdamW(
-        trained,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    for parameter in trained:  # state exists from the start, so that saving and loading need no special case
-        optimiser.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+    betas = (config.adam_beta1, config.adam_beta2)
+    optimiser = adamw(trained, config.learning_rate, betas, config.weight_decay)
     window = max(1, config.steps // 10)
     losses_W = torch.zeros(window, dtype=torch.float64, device=device)  # of the last steps, each at its step modulo W
 
     def state() -> dict[str, Tensor]:
         tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-        for number, parameter in enumerate(trained):
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in optimiser.state[parameter].items()}
-        return tensors | {"losses": losses_W}
+        return tensors | optimiser_tensors(optimiser) | {"losses": losses_W}
 
     same_result = replace(config, checkpoint_every_steps=1, checkpoint_every_minutes=1.0)
     identity = repr((network_config, same_result, mask_ratio, seed, tuple(tokens_NL.shape)))
     start = 0
-    if state_path is not None and state_path.exists():
-        try:
-            tensors, metadata = load_tensors(state_path)
-            current = state()
-            if tensors.keys() != current.keys() or metadata.get("training") != identity:
-                raise CheckpointError(f"{state_path} is the state of another training")
-            with torch.no_grad():
-                for name, value in current.items():
-                    value.copy_(tensors[name])
-            start = int(metadata["step"])
-        except (CheckpointError, KeyError, RuntimeError):
-            state_path.unlink(missing_ok=True)  # half written or of another version: begin again
-            start = -1
-        if start == -1 or start > end:  # the state of a later step is of use to others
-            return train(network_config, config, mask_ratio, tokens_NL, labels_N, seed,
-                         start_from=start_from, until_step=until_step, state_path=None if start > end else state_path,
-                         precision=precision, progress=progress, progress_every=progress_every,
-                         ranks=ranks)  # fmt: skip
+    if state_path is not None:
+        found = take_up(state_path, identity, state(), latest=end)
+        if found is None:
+            state_path = None  # of a later step, which others go on from
+        else:
+            start = found
     start = ranks.agree(start, list(state().values()))
 
     groups = ranks.share(config.ratio_groups)

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import CheckpointError, load_tensors, save_tensors
+from models.checkpoint import save_tensors
 from models.quantizers import VectorQuantizer
 from models.random_streams import stream
 from models.tokenizer import Tokenizer
 from models.train import batch_indices
+from models.training_state import adamw, optimiser_tensors, take_up, warm_cosine
 from models.vq_autoencoder import AutoencoderConfig, VQAutoencoder
 
 
@@ -66,14 +67,6 @@ class TokenizerTraining:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
-def learning_rate_at(training: TokenizerTraining, step: int) -> float:
-    """The learning rate of step 0, 1, ..."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 class _Training:
     """What a step changes, and how it is kept on disk."""
 
@@ -97,21 +90,8 @@ class _Training:
         self._autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self._grid = (config.image_size // config.downsampling,) * 2
         self.training = training
-        self.parameters = list(self.network.parameters())
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=training.learning_rate,
-            betas=(training.adam_beta1, training.adam_beta2),
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-        # State exists from the start, so that saving and loading need no special case.
-        for parameter in self.parameters:
-            self.optimiser.state[parameter] = {
-                "step": torch.zeros((), device=device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        betas = (training.adam_beta1, training.adam_beta2)
+        self.optimiser = adamw(self.network.parameters(), training.learning_rate, betas, training.weight_decay)
 
     def step(self, number: int, images_BCHW: Tensor, order_N: Tensor) -> Tensor:
         """One step on float images in [0, 1], dead codes revived in the order given; returns the mean squared error."""
@@ -130,30 +110,15 @@ class _Training:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate_at(training, number)
+            group["lr"] = warm_cosine(training.learning_rate, number, training.warmup_steps, training.steps)
         self.optimiser.step()
         if isinstance(quantizer, VectorQuantizer):
             quantizer.follow(vectors_ND.detach(), training.codebook_decay)
         return squared.detach()
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for number, parameter in enumerate(self.parameters):
-            found |= {f"optimiser.{number}.{name}": value for name, value in self.optimiser.state[parameter].items()}
-        return found
-
-    def take_up(self, path: Path, identity: str) -> int:
-        """The state of a file, and how many steps it has behind it. Raises CheckpointError for another training's."""
-        found, metadata = load_tensors(path)
-        current = self.tensors()
-        shapes = {name: value.shape for name, value in current.items()}
-        if metadata.get("training") != identity or {name: value.shape for name, value in found.items()} != shapes:
-            raise CheckpointError(f"{path} is the state of another training")
-        step = int(metadata["step"])  # before anything is changed
-        with torch.no_grad():
-            for name, value in current.items():
-                value.copy_(found[name])
-        return step
+        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return network | optimiser_tensors(self.optimiser)
 
 
 def train_tokenizer(
@@ -189,11 +154,8 @@ def train_tokenizer(
     state = _Training(config, training, seed, device, precision, compiled)
     identity = repr((config, training, seed, precision, _digest(images_NCHW)))
     start = 0
-    if state_path is not None and state_path.exists():
-        try:
-            start = state.take_up(state_path, identity)
-        except (CheckpointError, KeyError):
-            state_path.unlink(missing_ok=True)  # half written or of another training: begin again
+    if state_path is not None:
+        start = take_up(state_path, identity, state.tensors(), latest=training.steps) or 0
     if on_start is not None:
         on_start(start)
     num_places = training.batch_size * (size // config.downsampling) ** 2

@@ -23,7 +23,8 @@ from models.checkpoint import load_metadata, load_tensors, save_tensors
 from models.data import sizes_of
 from models.token_files import read_tokens
 from models.tokenizer import GreyLevelTokenizer, load_tokenizer
-from models.train_tokenizer import TokenizerTraining, learning_rate_at, reconstruct, train_tokenizer
+from models.train_tokenizer import TokenizerTraining, reconstruct, train_tokenizer
+from models.training_state import warm_cosine
 from models.vq_autoencoder import AutoencoderConfig
 
 SMALL = AutoencoderConfig(
@@ -178,8 +179,7 @@ def test_flips_are_seen():
 @given(st.integers(1, 300), st.integers(0, 50), st.floats(1e-6, 1))
 @settings(max_examples=50, deadline=None)
 def test_the_rate_rises_and_falls(steps, warmup, rate):
-    training = TokenizerTraining(steps=steps, warmup_steps=warmup, learning_rate=rate)
-    rates = [learning_rate_at(training, step) for step in range(steps)]
+    rates = [warm_cosine(rate, step, warmup, steps) for step in range(steps)]
     assert 0 < max(rates) <= rate * (1 + 1e-12)
     assert all(later >= earlier for earlier, later in pairwise(rates[:warmup]))
     assert all(later <= earlier for earlier, later in pairwise(rates[warmup:]))
