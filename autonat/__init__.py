@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autonat.api import Measured, Tuned, tune
-    from autonat.config import BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
     from autonat.errors import UserError
+    from autonat.search_config import BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
     from models.schedule import GenerationSchedule, autonat_initial, linear, maskgit_cosine, muse_initial, resampled
 
 __version__ = "0.1.0"

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from autonat.config import AnySearch, StagedSearch
 from autonat.errors import UserError
 from autonat.execution.outside import (
     Instrument,
@@ -24,6 +23,7 @@ from autonat.execution.outside import (
 from autonat.orchestrator import run_program
 from autonat.search.program import Ask, Decision, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
+from autonat.search_config import AnySearch, StagedSearch
 from autonat.specs import Evaluation, EvaluationSpec, Result, paired_difference
 from autonat.storage.store import Store
 from models.frechet import Reference, Statistics

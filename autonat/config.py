@@ -1,14 +1,15 @@
-"""Recipes: a study as one YAML file, checked by Pydantic, overridden on the command line with ``a.b=c``."""
+"""Recipes: a study as one YAML file, and what in it goes together."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from autonat.errors import UserError
+from autonat.recipe_files import Strict, checked, describe, recipe_path
+from autonat.search_config import AnySearch, BetaSearch, Descent, OfficialSearch, StagedSearch
 from autonat.specs import Compute
 from models.data import Data, TokenData, sizes_of
 from models.features import ClassifierConfig
@@ -20,15 +21,6 @@ from models.train import TrainingConfig
 
 if TYPE_CHECKING:  # which opens databases
     from autonat.earlier_study import FindSchedule
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, values do not change, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-AnyRecipe = TypeVar("AnyRecipe", bound=Strict)
 
 
 class ScheduleStart(Strict):
@@ -62,130 +54,6 @@ class ScheduleStart(Strict):
         return schedule
 
 
-class WarmStart(Strict):
-    """A black-box search, as a rule over the smooth family. `batch` trials are asked for at a time, whatever the number
-    of workers.
-
-    sampler: Optuna's TPE, CMA-ES, Gaussian process, or random points. space: `family`, a few shape parameters, or
-    `values`, all 4T - 2 of them. ratio_shape: the family's mask ratios.
-    """
-
-    sampler: Literal["tpe", "cmaes", "gp", "random"] = "tpe"
-    space: Literal["family", "values"] = "family"
-    ratio_shape: Literal["cosine_power", "beta_cdf"] = "cosine_power"
-    trials: int = Field(40, ge=1)
-    random_trials: int = Field(12, ge=1)
-    batch: int = Field(4, ge=1)
-    images: int = 500
-    keep: int = Field(3, ge=1)
-
-
-class Descent(Strict):
-    """Finite-difference descent. `difference` and `learning_rate` are in units of each family's scale.
-
-    estimator: `population`, every image under a perturbation of its own, or `probes`, central differences value by
-    value. A gradient takes `images` at a time until the cosine of its angle to the truth is estimated at `confidence`,
-    or `max_images` are spent (`images` unless given). check_every: so many iterations apart the walk is compared with
-    where it was; what is confirmed worse is taken back and the rate halved. 0: never. widest: how many times
-    `difference` may grow while gradients are lost in noise; wide ones tell of other schedules than the one at hand.
-    """
-
-    estimator: Literal["population", "probes"] = "population"
-    iterations: int = Field(12, ge=1)
-    images: int = 1000
-    max_images: int | None = None
-    confidence: float = Field(0.7, gt=0, lt=1)
-    check_every: int = Field(0, ge=0)
-    difference: float = Field(0.3, gt=0)
-    widest: float = Field(1.0, ge=1)
-    learning_rate: float = Field(0.15, gt=0)
-    momentum: float = Field(0.8, ge=0, lt=1)
-    second_momentum: float = Field(0.95, ge=0, lt=1)
-    scales: dict[str, float] = {
-        "mask_ratios": 1.0,
-        "sampling_temperatures": 0.5,
-        "choice_temperatures": 1.5,
-        "guidance_scales": 1.0,
-    }
-
-    @model_validator(mode="after")
-    def _check(self) -> "Descent":
-        if set(self.scales) != set(FAMILIES) or min(self.scales.values()) <= 0:
-            raise ValueError(f"scales needs a positive value for each of {', '.join(FAMILIES)}")
-        return self
-
-
-class StagedSearch(Strict):
-    """Warm start, then descent, each confirmed on fresh seeds; either may be left out with `null`.
-
-    descents: how many at most, one after the other, each from the best so far. After one without a confirmed gain the
-    next takes half the steps and twice the images; after two in a row there is no further one.
-    """
-
-    method: Literal["staged"] = "staged"
-    warm_start: WarmStart | None = WarmStart()
-    descent: Descent | None = Descent()
-    descents: int = Field(1, ge=1)
-    confirmation_images: int = 2000
-
-    @model_validator(mode="after")
-    def _check(self) -> "StagedSearch":
-        if self.warm_start is None and self.descent is None:
-            raise ValueError("a staged search needs a warm start, a descent or both")
-        return self
-
-
-class BlackBoxSearch(Strict):
-    """One of Optuna's optimisers alone, on all values (or the family), confirmed as ever."""
-
-    method: Literal["tpe", "cmaes", "gp", "random"]
-    space: Literal["family", "values"] = "values"
-    trials: int = Field(200, ge=1)
-    random_trials: int = Field(16, ge=1)
-    batch: int = Field(4, ge=1)
-    images: int = 500
-    keep: int = Field(3, ge=1)
-    confirmation_images: int = 2000
-
-
-class SPSASearch(Strict):
-    """Simultaneous perturbation stochastic approximation, two evaluations a step; units as in Descent."""
-
-    method: Literal["spsa"] = "spsa"
-    iterations: int = Field(100, ge=1)
-    images: int = 500
-    difference: float = Field(0.3, gt=0)
-    learning_rate: float = Field(0.5, gt=0)
-    scales: dict[str, float] = {
-        "mask_ratios": 1.0,
-        "sampling_temperatures": 0.5,
-        "choice_temperatures": 1.5,
-        "guidance_scales": 1.0,
-    }
-    confirmation_images: int = 2000
-
-
-class OfficialSearch(Strict):
-    """AutoNAT's published settings."""
-
-    method: Literal["official"] = "official"
-    iterations: int = Field(20, ge=1)
-    images: int = 1000
-    momentum: float = Field(0.5, ge=0, lt=1)
-    difference: dict[str, float] = {
-        "mask_ratios": 0.01,
-        "sampling_temperatures": 0.1,
-        "choice_temperatures": 0.1,
-        "guidance_scales": 0.1,
-    }
-    learning_rate: dict[str, float] = {
-        "mask_ratios": 1e-3,
-        "sampling_temperatures": 0.1,
-        "choice_temperatures": 0.1,
-        "guidance_scales": 0.1,
-    }
-
-
 class InceptionConfig(Strict):
     """FID itself: Inception's weights and the real images' statistics, both from files (`autonat statistics`).
 
@@ -196,12 +64,6 @@ class InceptionConfig(Strict):
     weights: File
     reference: File
     images: Literal["uint8", "float"] = "uint8"
-
-
-class WarmTraining(Strict):
-    """A training that goes on from the incumbent's weights, for fewer steps."""
-
-    steps: int = Field(ge=1)
 
 
 class Floor(Strict):
@@ -236,46 +98,6 @@ class FeatureFileConfig(Strict):
     found: FeatureFacts | None = None
 
 
-class BetaSearch(Strict):
-    """Greedy line search over Beta(alpha, beta); `start_*` is its centre where the incumbent is not a Beta.
-
-    retune: a short search of the smooth family for each new network, beside the incumbent's schedule: a schedule tuned
-    for one network misranks others. `null` judges every point under the incumbent's schedule alone.
-    repeats: where the best of a line and its centre are within one standard error of each other, both are trained again
-    with another seed and judged by the mean, up to so many times; a training's own luck is not in the error.
-    warm_start: train the points from the incumbent's weights; the best of them is trained from scratch, as one of
-    `max_trainings`, before it can be adopted.
-    rungs: training steps, or shares of them, at which points that fall behind their line are left off.
-    """
-
-    start_alpha: float = Field(6.0, gt=0)
-    start_beta: float = Field(3.0, gt=0)
-    factors: tuple[float, float] = (0.5, 2.0)
-    max_trainings: int = Field(6, ge=1)
-    images: int = 2000
-    retune: WarmStart | None = None
-    repeats: int = Field(0, ge=0)
-    warm_start: WarmTraining | None = None
-    rungs: tuple[float, ...] = ()
-
-    def rung_steps(self, total: int) -> tuple[int, ...]:
-        """The rungs of trainings with so many steps. Raises ValueError unless they ascend between 1 and the last."""
-        steps = tuple(round(rung * total) if rung < 1 else int(rung) for rung in self.rungs)
-        if any(rung >= 1 and rung != int(rung) for rung in self.rungs):
-            raise ValueError(f"beta.rungs must be shares below 1 or whole numbers of steps, got {self.rungs}")
-        if list(steps) != sorted(set(steps)) or any(not 1 <= step < total for step in steps):
-            raise ValueError(f"beta.rungs must ascend between step 1 and {total - 1}, got steps {steps}")
-        return steps
-
-    @model_validator(mode="after")
-    def _check(self) -> "BetaSearch":
-        if self.warm_start is not None and self.max_trainings < 2:
-            raise ValueError("max_trainings must be at least 2 with a warm_start: one is the winner's from scratch")
-        if not 0 < self.factors[0] < 1 < self.factors[1]:
-            raise ValueError(f"factors must be one below and one above 1, got {self.factors}")
-        return self
-
-
 def _not_finite(value: Any, where: str) -> list[str]:
     """Where in plain data there are numbers that are infinite or none."""
     if isinstance(value, dict):
@@ -284,7 +106,6 @@ def _not_finite(value: Any, where: str) -> list[str]:
 
 
 PhaseName = Literal["schedule", "mask_ratio"]
-AnySearch = StagedSearch | BlackBoxSearch | SPSASearch | OfficialSearch
 MetricName = Literal["fid", "isc", "kid", "kid_rbf", "prc"]  # models.metrics.METRICS
 
 
@@ -517,30 +338,6 @@ def _put(data: Any, keys: tuple[str, ...], change: Any) -> None:
         data[last] = change(data[last])
 
 
-def recipe_path(name: str, folder: str = "") -> Path:
-    """A recipe's file: a path, or the name of one in studies/, or in that folder of it. UserError: there is none."""
-    import studies
-
-    built_in = Path(studies.__path__[0]) / folder
-    for candidate in (Path(name), built_in / name, built_in / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(path.stem for path in built_in.glob("*.yaml")))
-    raise UserError(f"no recipe {name!r}: give the path of a YAML file or one of {known}")
-
-
-def describe(error: ValidationError) -> str:
-    """Pydantic's report as one line."""
-    parts = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            message = "unknown key"
-        parts.append(f"{where}: {message}" if where else message)
-    return "; ".join(parts)
-
-
 def load_recipe(name: str, overrides: Sequence[str] = (), find_schedule: "FindSchedule | None" = None) -> Recipe:
     """Read, override and check a recipe. Raises UserError with one line for anything wrong in it.
 
@@ -550,30 +347,3 @@ def load_recipe(name: str, overrides: Sequence[str] = (), find_schedule: "FindSc
 
     path = recipe_path(name)
     return checked(Recipe, path, overrides, lambda data: with_schedule_found(data, find_schedule))
-
-
-def checked(
-    kind: type[AnyRecipe],
-    path: Path,
-    overrides: Sequence[str] = (),
-    complete: Callable[[Any], Any] = lambda data: data,
-) -> AnyRecipe:
-    """A YAML file, overridden and completed, as a recipe of some kind. Raises UserError with one line for anything
-    wrong in it."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"cannot read override {override!r}: write it as key.subkey=value")
-    try:
-        # OmegaConf reads 1e-4 as a number, where plain YAML sees a string; its loader builds plain values alone.
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        data: Any = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
-        raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
-    try:
-        return kind.model_validate(complete(data))
-    except ValidationError as error:
-        raise UserError(f"recipe {path}: {describe(error)}") from error

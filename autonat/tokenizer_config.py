@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from autonat.config import Strict, checked, recipe_path
 from autonat.errors import UserError
+from autonat.recipe_files import Strict, checked, recipe_path
 from autonat.specs import Compute
 from models.files import File, FileError, as_file
 from models.train_tokenizer import TokenizerTraining

@@ -14,7 +14,7 @@ import statistics
 import time
 from dataclasses import replace
 
-from autonat.config import Descent, OfficialSearch, load_recipe
+from autonat.config import load_recipe
 from autonat.execution.executor import ProcessExecutor
 from autonat.memo import Memo
 from autonat.orchestrator import run_program
@@ -22,6 +22,7 @@ from autonat.search.alternation import start_of
 from autonat.search.coordinates import RANGE, coordinates_of, to_value
 from autonat.search.descent import measure_gradient
 from autonat.search.program import Laboratory, Pair, Phase
+from autonat.search_config import Descent, OfficialSearch
 from autonat.storage.store import Store
 from models.mask_ratio import BetaMaskRatio
 from models.schedule import components

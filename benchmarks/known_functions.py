@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from autonat.config import AnySearch, Descent
 from autonat.orchestrator import run_program
 from autonat.search.coordinates import coordinates_of, schedule_at, to_coordinate
 from autonat.search.family import PARAMETERS, schedule_of
 from autonat.search.program import Laboratory, Pair, Phase
 from autonat.search.schedule_search import tune_schedule
 from autonat.search.spaces import BOX
+from autonat.search_config import AnySearch, Descent
 from autonat.specs import Changes, Evaluation, EvaluationSpec, PopulationSpec, Result, Spec, fingerprint
 from models.evaluate import Block, dithers
 from models.frechet import standard_error

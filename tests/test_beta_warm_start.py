@@ -11,7 +11,6 @@ from studies_for_tests import query, run_cli, run_ok, tiny_recipe, write_recipe
 from test_search_programs import OPTIMUM, PHASE, SMALL_OPTIMUM, laboratory, whole
 
 from autonat import specs
-from autonat.config import BetaSearch
 from autonat.execution.executor import InProcessExecutor
 from autonat.execution.parcels import networks_needed as parcels_needed
 from autonat.execution.simulated import SimulatedLandscape
@@ -21,6 +20,7 @@ from autonat.orchestrator import as_recorded, run_program
 from autonat.search.alternation import alternate, start_of
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Decision
+from autonat.search_config import BetaSearch
 from autonat.specs import EvaluationSpec, TrainSpec, fingerprint, networks_needed
 from autonat.storage.store import Store
 from models.checkpoint import load_network

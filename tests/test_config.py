@@ -6,9 +6,10 @@ import pytest
 from studies_for_tests import tiny, write_recipe
 
 import studies
-from autonat.config import Recipe, load_recipe, recipe_path
+from autonat.config import Recipe, load_recipe
 from autonat.errors import UserError
 from autonat.plan import forward_passes
+from autonat.recipe_files import recipe_path
 from autonat.search.alternation import start_of
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
 from models.schedule import autonat_initial, maskgit_cosine

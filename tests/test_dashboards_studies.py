@@ -14,10 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from autonat.config import Descent, OfficialSearch, StagedSearch, WarmStart, load_recipe
+from autonat.config import load_recipe
 from autonat.errors import UserError
 from autonat.search.alternation import alternate
 from autonat.search.program import Decision
+from autonat.search_config import Descent, OfficialSearch, StagedSearch, WarmStart
 from autonat.specs import (
     Changes,
     Differences,

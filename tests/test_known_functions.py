@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autonat.config import Descent
 from autonat.orchestrator import run_program
 from autonat.search.descent import measure_gradient
 from autonat.search.program import Laboratory, Pair, Phase
+from autonat.search_config import Descent
 from autonat.specs import paired_difference
 from benchmarks.known_functions import BOWLS, FLOOR, Bowl, KnownFunction, Named, Outcome, measure, table
 from models.schedule import components

@@ -18,7 +18,6 @@ from test_search_programs import OPTIMUM, PHASE, laboratory
 from test_train import CONFIG, MASK_RATIO, NETWORK, data, same_weights
 
 import models.train
-from autonat.config import BetaSearch
 from autonat.execution.parcels import networks_needed
 from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.tasks import TrainTask
@@ -27,6 +26,7 @@ from autonat.search.alternation import alternate
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Decision
 from autonat.search.rungs import Rungs
+from autonat.search_config import BetaSearch
 from autonat.specs import (
     Evaluation,
     EvaluationSpec,

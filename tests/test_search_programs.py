@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from studies_for_tests import tiny_recipe
 
-from autonat.config import BetaSearch, BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
 from autonat.execution.simulated import SimulatedLandscape
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate, start_of
@@ -16,6 +15,15 @@ from autonat.search.descent import measure_gradient
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Phase
 from autonat.search.schedule_search import tune_schedule
+from autonat.search_config import (
+    BetaSearch,
+    BlackBoxSearch,
+    Descent,
+    OfficialSearch,
+    SPSASearch,
+    StagedSearch,
+    WarmStart,
+)
 from autonat.specs import EvaluationSpec, PopulationSpec, ProbeSpec, TrainSpec, fingerprint
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
 from models.schedule import BOUNDS, GenerationSchedule, autonat_initial, components, maskgit_cosine, resampled

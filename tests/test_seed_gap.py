@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from studies_for_tests import run_ok, tiny_recipe, write_recipe
 
-from autonat.config import StagedSearch, WarmStart
 from autonat.execution.simulated import SimulatedLandscape
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate, start_of
 from autonat.search.program import Phase
 from autonat.search.schedule_search import tune_schedule
+from autonat.search_config import StagedSearch, WarmStart
 from autonat.seed_gap import gap_line
 from autonat.specs import EvaluationSpec
 from models.schedule import GenerationSchedule, maskgit_cosine

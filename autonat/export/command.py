@@ -75,7 +75,8 @@ def write_recipe(imported: Imported, source: Path, base: str, to: Path, num_step
     from omegaconf import OmegaConf
     from pydantic import ValidationError
 
-    from autonat.config import Recipe, describe, load_recipe, recipe_path
+    from autonat.config import Recipe, load_recipe
+    from autonat.recipe_files import describe, recipe_path
 
     recipe = load_recipe(base)
     steps = imported.schedule.num_steps

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from autonat.config import BetaSearch
 from autonat.search.black_box import black_box
 from autonat.search.from_scratch import Judged
 from autonat.search.program import Laboratory, Pair, Phase, Program, together
 from autonat.search.rungs import Rungs
+from autonat.search_config import BetaSearch
 from autonat.specs import Evaluation, TrainSpec, derived_seed, paired_difference
 from models.mask_ratio import BetaMaskRatio
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from autonat.config import WarmStart
 from autonat.search.program import Laboratory, Pair, Phase, Program
 from autonat.search.spaces import Space, family_space, full_space
+from autonat.search_config import WarmStart
 
 
 def black_box(

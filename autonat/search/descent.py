@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autonat.config import Descent
 from autonat.importance import beyond_noise
 from autonat.search.confirm import DECISIVE, duel
 from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
+from autonat.search_config import Descent
 from models.probes import Probe
 from models.schedule import GenerationSchedule, components
 

@@ -4,11 +4,11 @@ and again, until neither line improves. Every point trains a network."""
 from dataclasses import replace
 from typing import Any
 
-from autonat.config import BetaSearch
 from autonat.search.beta_points import BetaPoints
 from autonat.search.confirm import Verdict
 from autonat.search.from_scratch import adopt_from_scratch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
+from autonat.search_config import BetaSearch
 from autonat.specs import Evaluation, paired_difference
 from models.mask_ratio import BetaMaskRatio
 

@@ -3,8 +3,8 @@ SGD with momentum on the raw values. It keeps the point whose own noisy distance
 
 from dataclasses import replace
 
-from autonat.config import OfficialSearch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
+from autonat.search_config import OfficialSearch
 from autonat.specs import EvaluationSpec
 from models.schedule import BOUNDS, components
 

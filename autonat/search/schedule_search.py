@@ -3,13 +3,21 @@
 import math
 from dataclasses import replace
 
-from autonat.config import AnySearch, BlackBoxSearch, Descent, OfficialSearch, SPSASearch, StagedSearch, WarmStart
 from autonat.search.black_box import black_box
 from autonat.search.confirm import Verdict, confirm
 from autonat.search.descent import descend
 from autonat.search.official import official_search
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search.spsa import spsa
+from autonat.search_config import (
+    AnySearch,
+    BlackBoxSearch,
+    Descent,
+    OfficialSearch,
+    SPSASearch,
+    StagedSearch,
+    WarmStart,
+)
 
 # After so many descents in a row without a confirmed gain there is no further one.
 FRUITLESS = 2

@@ -1,9 +1,9 @@
 """Simultaneous perturbation stochastic approximation (Spall, 1998) on all values of a schedule: two evaluations a step,
 whatever the number of values."""
 
-from autonat.config import SPSASearch
 from autonat.search.coordinates import coordinates_of, schedule_at
 from autonat.search.program import Laboratory, Pair, Phase, Program
+from autonat.search_config import SPSASearch
 from models.random_streams import stream
 from models.schedule import components
 
