@@ -40,7 +40,7 @@ def of(package):
 def test_imports_are_seen():
     assert len(MODULES) > 30
     assert {"torch", "autonat", "models"} <= imports(ROOT / "autonat" / "memo.py", everywhere=False)
-    cli = ROOT / "autonat" / "cli.py"
+    cli = ROOT / "autonat" / "cli" / "shared.py"
     assert "dashboards" in imports(cli, everywhere=True) - imports(cli, everywhere=False)
 
 
