@@ -1,6 +1,7 @@
 """How well workers are kept busy: sleeping tasks on 1 to 64 Ray workers, and the driver's own time for a task.
 
     python -m benchmarks.scaling [--workers 1 2 4 8 16 64] [--seconds 4] [--milliseconds 50] [--blocks 400]
+        [--executors processes Ray]
 
 Workers take one CPU each by Ray's count, of which there are as many as asked for: a sleeping task uses none. Efficiency
 is the time that tasks would have taken if they followed each other without a gap, over the time that they took. Then
@@ -30,12 +31,24 @@ def driver_seconds() -> float:
     return time.process_time()
 
 
-def measure(executor: Any, workers: int, milliseconds: float, seconds: float) -> tuple[float, float]:
+def wait_for(executor: Any, workers: int, nap: Callable[[float], int], patience: float = 600.0) -> None:
+    """Until so many workers have done something. Ray's begin one after the other, while the first already work."""
+    seen: set[int] = set()
+    began = time.monotonic()
+    while len(seen) < workers:
+        seen |= {process for _, process, _ in executor.run([functools.partial(nap, 0.5)] * workers)}
+        if time.monotonic() - began > patience:
+            raise SystemExit(f"only {len(seen)} of {workers} workers have come in {patience:g} s")
+
+
+def measure(
+    executor: Any, workers: int, nap: Callable[[float], int], milliseconds: float, seconds: float
+) -> tuple[float, float]:
     """(efficiency, the driver's processor milliseconds a task), once all workers are there."""
-    task = functools.partial(time.sleep, milliseconds / 1000)
+    task = functools.partial(nap, milliseconds / 1000)
     tasks = [task] * max(workers, round(workers * seconds * 1000 / milliseconds))
     with executor:
-        list(executor.run([functools.partial(time.sleep, 0.5)] * (4 * workers)))
+        wait_for(executor, workers, nap)
         began, own = time.perf_counter(), driver_seconds()
         for _ in executor.run(tasks):
             pass
@@ -79,37 +92,43 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each measurement takes, about")
     parser.add_argument("--milliseconds", type=float, default=50.0, help="a task's length")
-    parser.add_argument("--blocks", type=int, default=400, help="blocks of real evaluations")
+    parser.add_argument("--executors", nargs="+", default=["processes", "Ray"], choices=["processes", "Ray"])
+    parser.add_argument("--blocks", type=int, default=400, help="blocks of real evaluations; 0 leaves them out")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     tests = str(Path(__file__).parents[1] / "tests")
     sys.path.insert(0, tests)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH", "")]))
-    from studies_for_tests import Calling
+    from studies_for_tests import Calling, nap
 
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[int], Any]] = {
             "processes": lambda workers: ProcessExecutor(folder, workers, Calling),
             "Ray": lambda workers: RayExecutor(folder, workers, make_worker=Calling),
         }
+        ways = {name: ways[name] for name in arguments.executors}
         for name, make in ways.items():
             print(f"{name}: {overhead(make(1), 1000):.2f} ms around a task that does nothing, one worker", flush=True)
         print(f"\n{'':10} {'workers':>7} {'efficiency':>10} {'driver, ms a task':>18}")
         for name, make in ways.items():
             for workers in arguments.workers:
-                efficiency, own = measure(make(workers), workers, arguments.milliseconds, arguments.seconds)
+                efficiency, own = measure(make(workers), workers, nap, arguments.milliseconds, arguments.seconds)
                 print(f"{name:10} {workers:7} {efficiency:10.1%} {own:18.2f}", flush=True)
+        if not arguments.blocks:
+            return
         print()
         tasks = evaluation_blocks(folder, arguments.blocks)
-        for name, real in {"processes": ProcessExecutor, "Ray": RayExecutor}.items():
-            one, two = (
-                [evaluated(real(folder, workers), tasks) for _ in range(arguments.repeats)] for workers in (1, 2)
-            )
-            ratios = sorted(alone / both for alone, both in zip(one, two, strict=True))
+        for name in arguments.executors:
+            real = {"processes": ProcessExecutor, "Ray": RayExecutor}[name]
+            # In turn, so that a machine that is slower for a while is so for both.
+            pairs = [
+                (evaluated(real(folder, 1), tasks), evaluated(real(folder, 2), tasks)) for _ in range(arguments.repeats)
+            ]
+            ratios = sorted(alone / both for alone, both in pairs)
             middle = ratios[len(ratios) // 2]
             print(
                 f"{name}: {arguments.blocks} blocks of real evaluations, 2 workers {middle:.2f} times as fast as one "
-                f"({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                f"({ratios[0]:.2f} to {ratios[-1]:.2f}); {', '.join(f'{a:.1f} and {b:.1f} s' for a, b in pairs)}",
                 flush=True,
             )
 

@@ -180,6 +180,12 @@ class Calling:
         return task(), 0.0
 
 
+def nap(seconds: float) -> int:
+    """The process that slept."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
 class Idle:
     """A worker that does nothing, at once."""
 
