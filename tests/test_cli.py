@@ -1,15 +1,19 @@
 """Every command on a tiny study, and every kind of bad input: one line and exit status 2."""
 
+import io
 import json
 import math
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from studies_for_tests import TINY, dotted, own_by, query, run_cli, run_ok, tiny, write_recipe
 
+from autonat.cli.tables import summary_table
 from autonat.storage.store import Store
 
 RESULT_KEYS = {
@@ -145,6 +149,21 @@ def test_compare():
     assert f"{result['tuned']['value']:.3f} +- {result['tuned']['standard_error']:.3f}" in out
     assert "other" in out
     assert "do not compare" not in out
+
+
+def test_one_study_does_not_compare():
+    refused(*run_cli("compare", "tiny"), "two studies", "autonat show tiny")
+
+
+def test_the_closing_table_has_other_numbers_of_steps():
+    summary = Store.open("autonat.db", readonly=True).study("tiny").summary
+    point = {**summary["tuned"], "num_steps": 2, "value": 12.5}
+    console = Console(width=200, file=io.StringIO())
+    console.print(summary_table("tiny", {**summary, "front": [point, {**point, "num_steps": 3}], "trainings": 1}, 1.0))
+    out = console.file.getvalue()
+    assert out.count("tuned for T") == 1  # the study's own T is the tuned pair's row
+    assert re.search(r"tuned for T = 2 .* 12\.500 \+- ", out)
+    assert "1 training," in out
 
 
 def test_best():

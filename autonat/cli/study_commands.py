@@ -220,6 +220,8 @@ def compare(
 
     store = opened(db)
     rows = [finished(store, name) for name in studies]
+    if len(studies) < 2:
+        raise UserError(f"comparing needs two studies or more; `autonat show {studies[0]}` shows one")
     table = Table(title="Held-out distances, +- one standard error", title_justify="left")
     table.add_column("")
     for row, _ in rows:

@@ -12,6 +12,10 @@ def mask_ratio_label(data: dict[str, Any]) -> str:
     return str(data["kind"])
 
 
+def counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     from rich.table import Table
 
@@ -23,17 +27,9 @@ def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for column in metric_columns.headings(summary):
         table.add_column(column, justify="right")
-    names = {
-        "baseline": "default network and schedule",
-        "tuned_schedule": "tuned schedule, same network",
-        "tuned": f"tuned pair, trained with {mask_ratio_label(summary['mask_ratio'])}",
-        "floor": "real test images (a small sample reads high)",
-    }
     base = summary["baseline"]["value"]
-    for key, label in names.items():
-        entry = summary[key]
-        if entry is None:  # the floor, where the metric's statistics come from a file
-            continue
+
+    def row(label: str, entry: dict[str, Any], key: str) -> None:
         table.add_row(
             label,
             f"{entry['value']:.3f} +- {entry['standard_error']:.3f}",
@@ -41,8 +37,19 @@ def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
             f"{entry['num_images']:,}",
             *metric_columns.cells(summary, key),
         )
+
+    row("default network and schedule", summary["baseline"], "baseline")
+    row("tuned schedule, same network", summary["tuned_schedule"], "tuned_schedule")
+    row(f"tuned pair, trained with {mask_ratio_label(summary['mask_ratio'])}", summary["tuned"], "tuned")
+    num_steps = len(summary["schedule"]["sampling_temperatures"])
+    for point in summary.get("front", ()):  # not in summaries of earlier versions
+        if point["num_steps"] != num_steps:
+            row(f"its schedule tuned for T = {point['num_steps']}", point, "front")
+    if summary["floor"] is not None:  # as where the metric's statistics come from a file
+        row("real test images (a small sample reads high)", summary["floor"], "floor")
+    trainings = counted(summary["trainings"], "training")
     table.caption = (
-        f"{summary['images_spent']:,} images spent by the search, {summary['trainings']} trainings, {seconds:.0f} s. "
+        f"{summary['images_spent']:,} images spent by the search, {trainings}, {seconds:.0f} s. "
         "+- is one standard error." + metric_columns.caption(summary)
     )
     line = gap_line(summary)
