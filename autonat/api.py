@@ -24,6 +24,7 @@ from autonat.orchestrator import run_program
 from autonat.search.program import Ask, Decision, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
 from autonat.search_config import AnySearch, StagedSearch
+from autonat.seed_gap import seed_gap
 from autonat.specs import Evaluation, EvaluationSpec, Result, paired_difference
 from autonat.storage.store import Store
 from models.frechet import Reference, Statistics
@@ -53,14 +54,16 @@ class Measured:
 class Tuned:
     """The schedule that a search found, and how good it is on a seed that the search never saw.
 
-    evaluation, baseline: of `schedule` and of `start`, with the same labels and noise. images_spent: by the search,
-    these two evaluations not counted. history: every evaluation in order.
+    evaluation, baseline: of `schedule` and of `start`, with the same labels and noise. search_time: what the search
+    itself last measured of `schedule`. images_spent: by the search, the first two not counted. history: every
+    evaluation in order.
     """
 
     schedule: GenerationSchedule
     evaluation: Evaluation
     start: GenerationSchedule
     baseline: Evaluation
+    search_time: Evaluation
     images_spent: int
     history: tuple[Measured, ...]
 
@@ -77,6 +80,13 @@ class Tuned:
         """By how much the schedule is better than the start, and the standard error of that."""
         change, error = paired_difference(self.evaluation, self.baseline)
         return -change, error
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """By how much the distance is larger than the search measured, and the standard error of that: a search that
+        fits its own seeds promises more than fresh ones keep."""
+        found = seed_gap(self.search_time, self.evaluation)
+        return found["gap"], found["gap_standard_error"]
 
 
 def tune(
@@ -157,6 +167,7 @@ def _search(
         evaluation=evaluation,
         start=start.schedule,
         baseline=baseline,
+        search_time=verdict.evaluation,
         images_spent=spent,
         history=tuple(historian.history),
     )

@@ -8,11 +8,9 @@ if TYPE_CHECKING:  # specs bring torch along, and the dashboards read this file
     from autonat.specs import Evaluation
 
 
-def seed_gap(search_time: "Evaluation | None", held_out: "Evaluation") -> dict[str, Any] | None:
+def seed_gap(search_time: "Evaluation", held_out: "Evaluation") -> dict[str, Any]:
     """For a summary: the tuned pair's distance as the search last measured it, and held-out minus that. The two have
-    different seeds, so their variances add up. None where the search measured nothing."""
-    if search_time is None:
-        return None
+    different seeds, so their variances add up."""
     return {
         "value": search_time.value,
         "standard_error": search_time.standard_error,

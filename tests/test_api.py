@@ -520,6 +520,11 @@ def test_a_search_finds_a_better_schedule_and_says_how_much(seed):
     assert true_distance(result.schedule) < 0.5 * true_distance(START)
     change, error = result.gain
     assert abs(change - (true_distance(START) - true_distance(result.schedule))) < 5 * error + 0.02
+    gap, gap_error = result.gap
+    assert gap == result.distance - result.search_time.value
+    assert abs(gap) < 5 * gap_error
+    assert gap_error > result.standard_error
+    assert result.history[-3].images_spent == result.images_spent
     assert result.images_spent + 2 * 4000 == sampler.images
     assert result.history[-1].images_spent == sampler.images
     assert (result.history[-2].distance, result.history[-1].distance) == (result.distance, result.baseline.value)

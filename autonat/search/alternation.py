@@ -123,7 +123,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "baseline": _report(evaluations[0]),
         "tuned_schedule": _report(evaluations[1]),
         "tuned": _report(evaluations[2]),
-        "search_time": seed_gap(seen, evaluations[2]),
+        "search_time": None if seen is None else seed_gap(seen, evaluations[2]),
         **_of_features(recipe, features),
         "images_spent": searched_images,
         "phases": accounts.as_data(),
