@@ -18,7 +18,8 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(("Measured", "Tuned", "tune"), "autonat.api"),
     **dict.fromkeys(
-        ("BlackBoxSearch", "Descent", "OfficialSearch", "SPSASearch", "StagedSearch", "WarmStart"), "autonat.config"
+        ("BlackBoxSearch", "Descent", "OfficialSearch", "SPSASearch", "StagedSearch", "WarmStart"),
+        "autonat.search_config",
     ),
     "UserError": "autonat.errors",
     **dict.fromkeys(
