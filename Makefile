@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-cluster check bench bench-sampling bench-stages bench-store bench-gradient bench-search bench-functions bench-beta bench-scaling chaos same-bits clean
+.PHONY: quickstart test test-cluster check bench bench-sampling bench-stages bench-store bench-gradient bench-search bench-functions bench-beta bench-scaling results chaos same-bits clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autonat needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -51,6 +51,9 @@ bench-search: $(VENV)/installed  ## the schedule searches side by side; hours: n
 
 bench-beta: $(VENV)/installed  ## the Beta search against a grid of 16 trainings; hours, and goes on where it was cut off
 	$(BIN)/python -m benchmarks.beta_grid $(ARGS)
+
+results: $(VENV)/installed  ## the tables of docs/results.md: make results ARGS="cifar10_cpu --seeds 0 --front 2 3 6 8 12"
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 bench-scaling: $(VENV)/installed  ## sleeping tasks on 1 to 64 Ray workers; a million blocks on a virtual clock
 	$(BIN)/python -m benchmarks.scaling

@@ -13,6 +13,7 @@ from autonat.execution.tasks import EvaluationTask, ProbeTask, Task, TrainTask
 from autonat.search.program import Ask, Decision
 from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint
 from autonat.storage.artifacts import Artifacts
+from autonat.units import counted
 
 
 class ProgressReporter:
@@ -164,7 +165,7 @@ class _Ticker:
     def _label(self) -> str:
         trainings = sum(isinstance(task, TrainTask) for task in self._tasks)
         blocks = sum(isinstance(task, EvaluationTask | ProbeTask) for task in self._tasks)
-        what = f"{trainings} trainings" if trainings else f"{blocks} blocks"
+        what = counted(trainings, "training") if trainings else counted(blocks, "block")
         return f"{self._reporter._phase or 'work'} ({what})  {self._reporter.last}".rstrip()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""Recipes as files: YAML, overridden with ``a.b=c``, checked by Pydantic; for a study, a tokenizer or features."""
+"""Recipes as files: YAML, overridden with ``a.b=c``, checked by Pydantic; for a study or a tokenizer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

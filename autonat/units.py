@@ -7,3 +7,8 @@ def with_prefix(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.4g} {prefix}"
     return f"{number:.4g} "
+
+
+def counted(number: int, thing: str) -> str:
+    """1 training, 2 trainings."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -1,9 +1,9 @@
 """The tables of docs/results.md: a recipe's study, the published search with as many images, and schedules set by hand.
 
-For every seed: the study of the recipe; the published search (AutoNAT's settings) on the study's first network, until
-it has spent the images that the whole study spent; and the presets, on the first network and on the tuned pair's. All
-are measured on the study's held-out images, whose seed no search has seen. Everything lies in one database, so a run
-that is cut off goes on, and a further seed computes only what is new.
+For every seed: the study of the recipe; the published search (AutoNAT's settings) on the study's first network, whose
+last iteration begins before it has spent what the study had spent when it had its tuned pair; and the presets, on the
+first network and on the tuned pair's. All are measured on the study's held-out images, whose seed no search has seen.
+Everything lies in one database, so a run that is cut off goes on, and a further seed computes only what is new.
 
     python -m benchmarks.results cifar10_cpu --db results.db --seeds 0 1 2 --front 2 3 6 8 12 --markdown table.md
 
@@ -17,33 +17,35 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from rich.console import Console
 
+from autonat.analyses.equal_operations import operations
 from autonat.analyses.estimates import Measured
 from autonat.analyses.findings import Findings, Series
 from autonat.analyses.page import as_png
-from autonat.cli.shared import pairs_of
 from autonat.cli.tables import mask_ratio_label
 from autonat.config import Recipe, load_recipe
-from autonat.execution.executor import ProcessExecutor
+from autonat.execution.choice import ExecutorChoice
 from autonat.memo import Memo
 from autonat.orchestrator import run_program, run_study
 from autonat.progress import ProgressReporter
-from autonat.search.program import Pair, Phase, Program
+from autonat.search.program import Laboratory, Pair, Phase, Program
 from autonat.specs import Evaluation
 from autonat.storage.store import Store
+from autonat.study_pairs import schedule_of, study_pairs
 from autonat.units import with_prefix
-from models.counts import image_counts
-from models.schedule import PRESETS, GenerationSchedule
+from models.frechet import standard_error
+from models.schedule import PRESETS
 
 HAND_SET = {"maskgit-cosine": "MaskGIT's cosine", "linear": "linear", "autonat-initial": "AutoNAT's initial"}
-FIRST, TUNED = "the recipe's", "tuned pair's"
+COSINE = "maskgit-cosine"
+FIRST, TUNED = "the recipe's", "the tuned pair's"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pair of one seed on held-out images. searched: images that the search spent on the way to it."""
+    """One pair of one seed on held-out images. searched: images that the search spent on the way to it; share: of the
+    distance of the seed's default, MaskGIT's cosine for the recipe's number of steps on the recipe's network."""
 
     seed: int
     network: str
@@ -52,15 +54,28 @@ class Row:
     macs: int
     searched: int
     evaluation: Evaluation
+    share: float
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What the rows of different seeds have in common."""
+        return self.network, self.schedule, self.num_steps
 
 
-def official_of(recipe: Recipe, seed_name: str, images: int) -> Recipe:
-    """The published search on the recipe's first network, with so many images."""
-    search = {"method": "official", "iterations": 100_000, "images": 1000}
+@dataclass(frozen=True)
+class Results:
+    """All rows, and for each seed the mask ratio of the tuned pair's training."""
+
+    rows: tuple[Row, ...]
+    mask_ratios: tuple[tuple[int, str], ...]
+
+
+def official_of(recipe: Recipe, images: int) -> Recipe:
+    """The published search on the recipe's first network, with about so many images."""
     changes = {
-        "name": f"{seed_name}-official",
+        "name": f"{recipe.name}-official",
         "phases": ["schedule"],
-        "search": search,
+        "search": {"method": "official", "iterations": 100_000, "images": 1000},
         "later_search": None,
         "front": (),
         "metrics": (),
@@ -69,104 +84,115 @@ def official_of(recipe: Recipe, seed_name: str, images: int) -> Recipe:
     return Recipe.model_validate({**recipe.model_dump(), **changes})
 
 
-def images_of(summary: dict[str, Any], phase: str) -> int:
-    """Images that a phase spent before the first change of the network."""
-    return sum(entry["images"] for entry in summary["phases"] if (entry["phase"], entry["round"]) == (phase, 0))
-
-
 def images_for_pair(summary: dict[str, Any]) -> int:
     """Images that the search had spent when it had the tuned pair, before other numbers of steps."""
     return sum(entry["images"] for entry in summary["phases"] if not entry["phase"].startswith("front"))
 
 
-def measured(store: Store, memo: Memo, name: str, published: dict[str, Any], steps: list[int], seed: int) -> list[Row]:
-    """All rows of one seed."""
-    row = store.study(name)
-    summary: dict[str, Any] = row.summary or {}
-    lab, baseline, tuned = pairs_of(store, row, summary)
-    tuned_name = f"trained with {mask_ratio_label(summary['mask_ratio'])}"
-    for_pair = images_for_pair(summary)
-    listed: list[tuple[str, str, int, Pair]] = []
+def pairs_to_measure(
+    baseline: Pair, tuned: Pair, summary: dict[str, Any], published: dict[str, Any], steps: list[int]
+) -> list[tuple[str, str, int, Pair]]:
+    """(network, schedule in words, images searched, pair) of every row, the default first."""
     num_steps, rule = baseline.schedule.num_steps, baseline.schedule.rule
-    for preset, words in HAND_SET.items():
-        listed.append((FIRST, words, 0, replace(baseline, schedule=PRESETS[preset](num_steps, rule))))
-        listed.append((tuned_name, words, 0, replace(tuned, schedule=PRESETS[preset](num_steps, rule))))
-    cosine = "maskgit-cosine"  # at other numbers of steps too: what a tuned schedule of fewer has to beat
-    for other in sorted(set(steps) - {num_steps}):
-        listed.append((FIRST, HAND_SET[cosine], 0, replace(baseline, schedule=PRESETS[cosine](other, rule))))
+    others = sorted(set(steps) - {num_steps})  # what a tuned schedule of fewer steps has to beat
+
+    def by_hand(network: str, pair: Pair, preset: str, steps_here: int) -> tuple[str, str, int, Pair]:
+        return network, HAND_SET[preset], 0, replace(pair, schedule=PRESETS[preset](steps_here, rule))
+
+    rows = [by_hand(FIRST, baseline, preset, num_steps) for preset in HAND_SET]
+    rows += [by_hand(FIRST, baseline, COSINE, other) for other in others]
     by_published = replace(baseline, schedule=schedule_of(published["schedule"]))
-    listed.append((FIRST, "published search", published["images_spent"], by_published))
-    first = replace(baseline, schedule=schedule_of(summary["first_schedule"]))
-    listed.append((FIRST, "tuned", images_of(summary, "schedule"), first))
+    rows.append((FIRST, "published search", published["images_spent"], by_published))
+    network = FIRST
+    if tuned.training != baseline.training:
+        network = TUNED
+        for entry in summary["phases"]:
+            if (entry["phase"], entry["round"]) == ("schedule", 0):
+                first = replace(baseline, schedule=schedule_of(summary["first_schedule"]))
+                rows.append((FIRST, "tuned", entry["images"], first))
+        rows += [by_hand(TUNED, tuned, preset, num_steps) for preset in HAND_SET]
     for point in summary["front"]:
-        pair = replace(tuned, schedule=schedule_of(point["schedule"]))
-        further = images_of(summary, f"front T={pair.schedule.num_steps}")
-        listed.append((tuned_name, "tuned", for_pair + further, pair))
+        rows.append((network, "tuned", point["images_spent"], replace(tuned, schedule=schedule_of(point["schedule"]))))
+    return rows
 
-    def program() -> Program[list[Evaluation]]:
-        held_out = lab.seed_for("held-out")
-        specs = [lab.evaluation(pair, summary["tuned"]["num_images"], held_out) for *_, pair in listed]
-        return (yield from lab.evaluate(Phase("held-out", 0, "results"), specs))
 
-    evaluations = run_program(program(), memo)
-    return [
-        Row(seed, network, words, pair.schedule.num_steps, operations(pair), images, evaluation)
+def measured(
+    lab: Laboratory, listed: list[tuple[str, str, int, Pair]], num_images: int, seed: int
+) -> Program[tuple[Row, ...]]:
+    """The rows of one seed."""
+    held_out = lab.seed_for("held-out")
+    evaluations = yield from lab.evaluate(
+        Phase("held-out", 0, "results"), [lab.evaluation(pair, num_images, held_out) for *_, pair in listed]
+    )
+    return tuple(
+        Row(seed, network, words, pair.schedule.num_steps, operations(pair.training.network, pair.schedule), images,
+            evaluation, evaluation.value / evaluations[0].value)
         for (network, words, images, pair), evaluation in zip(listed, evaluations, strict=True)
-    ]
+    )  # fmt: skip
 
 
-def schedule_of(data: dict[str, Any]) -> GenerationSchedule:
-    """Of a summary, where tuples are lists."""
-    return TypeAdapter(GenerationSchedule).validate_python(data)
+def several(values: list[int], text: Any) -> str:
+    """A number, or the least and the most of several seeds."""
+    low, high = text(min(values)), text(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
-def operations(pair: Pair) -> int:
-    """Multiply-accumulates of one image, the first step read from its table as the sampler does."""
-    return sum(step.macs for step in image_counts(pair.training.network, pair.schedule, first_logits=True))
-
-
-def table(rows: list[Row]) -> str:
-    """A line a schedule and network, the seeds side by side, and their mean with the seeds' standard error."""
-    seeds = sorted({row.seed for row in rows})
-    heading = ["network", "schedule", "T", "FLOPs an image", "images searched"]
-    heading += [f"seed {seed}" for seed in seeds] + (["mean"] if len(seeds) > 1 else [])
+def table(results: Results) -> str:
+    """A line a schedule and network: the seeds side by side, and their mean share of the default. Distances of
+    different seeds have a mean only where they are of one metric."""
+    seeds = sorted({row.seed for row in results.rows})
+    metrics = {row.evaluation.metric for row in results.rows}
+    one_metric = len(metrics) == 1
+    heading = ["network", "schedule", "T", "FLOPs an image", "images searched", *(f"seed {seed}" for seed in seeds)]
+    heading += [*(["mean"] if len(seeds) > 1 and one_metric else []), "of the default"]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
-    for network, schedule, num_steps in sorted({key_of(row) for row in rows}, key=lambda key: (key[2], key[0], key[1])):
-        found = {row.seed: row for row in rows if key_of(row) == (network, schedule, num_steps)}
-        some = next(iter(found.values()))
-        cells = [network, schedule, str(num_steps), f"{with_prefix(2 * some.macs)}".strip(), f"{some.searched:,}"]
+    for key in sorted({row.key for row in results.rows}, key=lambda key: (key[2], key[0], key[1])):
+        found = {row.seed: row for row in results.rows if row.key == key}
+        cells = [*key[:2], str(key[2])]
+        cells.append(several([2 * row.macs for row in found.values()], lambda value: with_prefix(value).strip()))
+        cells.append(several([row.searched for row in found.values()], lambda value: f"{value:,}"))
         for seed in seeds:
             row = found.get(seed)
             cells.append(f"{row.evaluation.value:.2f} +- {row.evaluation.standard_error:.2f}" if row else "")
-        values = [row.evaluation.value for row in found.values()]
-        if len(seeds) > 1:
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.2f} +- {error:.2f}")
+        if len(seeds) > 1 and one_metric:
+            cells.append(with_error([row.evaluation.value for row in found.values()]))
+        cells.append(with_error([row.share for row in found.values()]))
         lines.append("| " + " | ".join(cells) + " |")
-    found_ratios = sorted({(row.seed, row.network) for row in rows if row.network != FIRST})
-    return "\n".join(
-        [*lines, "", "Tuned pair: " + "; ".join(f"seed {seed}, {words}" for seed, words in found_ratios) + "."]
-    )
+    images = {row.evaluation.num_images for row in results.rows}
+    named = ", ".join(sorted(metrics)) if one_metric else "the metric of its own seed: " + ", ".join(sorted(metrics))
+    found_ratios = "; ".join(f"seed {seed}, {label}" for seed, label in results.mask_ratios)
+    return "\n".join([*lines, "",
+        f"{named}, {several(sorted(images), lambda value: f'{value:,}')} held-out images. +-: one standard error, of a "
+        f"seed's distance over images, of a mean over seeds. Tuned pair: {found_ratios}."])  # fmt: skip
 
 
-def key_of(row: Row) -> tuple[str, str, int]:
-    """What the rows of different seeds have in common; each seed may have found another Beta."""
-    return (FIRST if row.network == FIRST else TUNED, row.schedule, row.num_steps)
+def with_error(values: list[float]) -> str:
+    """The mean over seeds and its standard error, where there are several."""
+    error = standard_error(values)
+    return f"{statistics.mean(values):.2f}" + (f" +- {error:.2f}" if error == error else "")
 
 
-def plot(rows: list[Row]) -> bytes:
-    """Distance over operations: MaskGIT's cosine on the first network, and the tuned pair's front."""
-    names = {(FIRST, HAND_SET["maskgit-cosine"]): "MaskGIT's cosine, first network"}
-    names[(TUNED, "tuned")] = "tuned schedule and network"
+def plot(results: Results) -> bytes:
+    """Distance over operations: MaskGIT's cosine on the first network, and the tuned pair's front. Bars: one standard
+    error, over seeds where there are several (each has images of its own, so that theirs is in it)."""
+    tuned_network = TUNED if any(row.network == TUNED for row in results.rows) else FIRST
+    names = {
+        (FIRST, HAND_SET[COSINE]): "MaskGIT's cosine, the recipe's network",
+        (tuned_network, "tuned"): f"tuned schedule, {tuned_network} network",
+    }
     series = []
-    for (network, schedule), name in names.items():
-        chosen = [row for row in rows if key_of(row)[:2] == (network, schedule)]
+    for about, name in names.items():
+        chosen = [row for row in results.rows if row.key[:2] == about]
         steps = sorted({row.num_steps for row in chosen})
         groups = [[row for row in chosen if row.num_steps == number] for number in steps]
-        if groups:
-            x = [2e-6 * statistics.mean(row.macs for row in group) for group in groups]
-            series.append(Series(name, x, [Measured.of([row.evaluation for row in group]) for group in groups]))
-    metric = rows[0].evaluation.metric
+        if not groups:
+            continue
+        points = []
+        for group in groups:
+            shares = group[0].evaluation.shares if len(group) == 1 else ()
+            points.append(Measured(tuple(row.evaluation.value for row in group), (shares,) * len(group)))
+        series.append(Series(name, [2e-6 * statistics.mean(row.macs for row in group) for group in groups], points))
+    metric = results.rows[0].evaluation.metric
     return as_png(Findings("", "", (), (), "", ("MFLOPs of one image", f"held-out {metric}"), tuple(series)))
 
 
@@ -178,34 +204,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12], help="T of MaskGIT's cosine")
     parser.add_argument("--front", type=int, nargs="*", default=[], help="other T that the tuned pair is tuned for")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path, help="a PNG of distance over operations")
+    parser.add_argument("--figure", type=Path, help="a PNG of distance over operations, for seeds of one metric")
     options = parser.parse_intermixed_args()
     store = Store.open(options.db)
-    console = Console(width=160, markup=False)
-    rows: list[Row] = []
-    with ProcessExecutor(str(store.artifacts.folder), options.workers) as executor:
+    console = Console(width=200, markup=False)
+    results = Results((), ())
+    for seed in options.seeds:
+        front = [f"front=[{','.join(map(str, options.front))}]"] if options.front else []
+        name = f"{Path(options.recipe).stem}-{seed}" + ("-front" if front else "")
+        recipe = load_recipe(options.recipe, [f"name={name}", *options.overrides, f"seed={seed}", *front])
         reporter = ProgressReporter(console, store.artifacts)
+        executor = ExecutorChoice(workers=options.workers).executor(store.artifacts.address, recipe.compute.device)
         with reporter, reporter.watch(executor) as watched:
             memo = Memo(store, watched, reporter.say)
-            for seed in options.seeds:
-                name = f"{options.recipe}-{seed}"
-                front = [f"front=[{','.join(map(str, options.front))}]"] if options.front else []
-                recipe = load_recipe(options.recipe, [*options.overrides, f"seed={seed}", f"name={name}", *front])
-                summary = run_study(recipe, store, memo, reporter)
-                official = official_of(recipe, name, images_for_pair(summary))
-                published = run_study(official, store, memo, reporter)
-                memo.begin(store.study(name).id)  # the results belong to the study
-                rows += measured(store, memo, name, published, options.steps, seed)
-                console.print(table(rows))
+            summary = run_study(recipe, store, memo, reporter)
+            published = run_study(official_of(recipe, images_for_pair(summary)), store, memo, reporter)
+            row = store.study(recipe.name)
+            memo.begin(row.id)  # the results belong to the study
+            lab, baseline, tuned = study_pairs(row, summary)
+            listed = pairs_to_measure(baseline, tuned, summary, published, options.steps)
+            rows = run_program(measured(lab, listed, summary["tuned"]["num_images"], seed), memo)
+        label = mask_ratio_label(summary["mask_ratio"])
+        results = Results((*results.rows, *rows), (*results.mask_ratios, (seed, label)))
+        console.print(table(results))
     if options.markdown:
-        options.markdown.write_text(table(rows) + "\n")
+        options.markdown.write_text(table(results) + "\n")
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        options.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
     if options.figure:
-        options.figure.write_bytes(plot(rows))
+        options.figure.write_bytes(plot(results))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ blocks of real evaluations on one worker and on two, one thread each.
 import argparse
 import functools
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -66,9 +67,11 @@ def overhead(executor: Any, tasks: int) -> float:
         return 1000 * (time.perf_counter() - began) / tasks
 
 
-def evaluated(executor: Any, tasks: Sequence[Task]) -> float:
-    """Seconds for blocks of real evaluations, once all workers have loaded what they need."""
+def evaluated(executor: Any, workers: int, tasks: Sequence[Task]) -> float:
+    """Seconds for blocks of real evaluations, once all workers are there and have loaded what they need."""
     with executor:
+        while len(executor.places) < workers:
+            list(executor.run(tasks[:20]))
         list(executor.run(tasks[:20]))
         began = time.perf_counter()
         list(executor.run(tasks))
@@ -121,14 +124,15 @@ def main() -> None:
         for name in arguments.executors:
             real = {"processes": ProcessExecutor, "Ray": RayExecutor}[name]
             # In turn, so that a machine that is slower for a while is so for both.
-            pairs = [
-                (evaluated(real(folder, 1), tasks), evaluated(real(folder, 2), tasks)) for _ in range(arguments.repeats)
+            seconds = [
+                [evaluated(real(folder, workers), workers, tasks) for workers in (1, 2)]
+                for _ in range(arguments.repeats)
             ]
-            ratios = sorted(alone / both for alone, both in pairs)
-            middle = ratios[len(ratios) // 2]
+            ratios = [alone / both for alone, both in seconds]
             print(
-                f"{name}: {arguments.blocks} blocks of real evaluations, 2 workers {middle:.2f} times as fast as one "
-                f"({ratios[0]:.2f} to {ratios[-1]:.2f}); {', '.join(f'{a:.1f} and {b:.1f} s' for a, b in pairs)}",
+                f"{name}: {arguments.blocks} blocks of real evaluations, 2 workers "
+                f"{statistics.median(ratios):.2f} times as fast as one ({min(ratios):.2f} to {max(ratios):.2f}); "
+                + ", ".join(f"{alone:.1f} and {both:.1f} s" for alone, both in seconds),
                 flush=True,
             )
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.checkpoint import build_network, save_tensors
+from models.checkpoint import build_network
 from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
 from models.networks import NetworkConfig
 from models.random_streams import stream
 from models.ranks import ALONE, Ranks
-from models.training_state import adamw, optimiser_tensors, take_up, warm_cosine
+from models.training_state import adamw, optimiser_tensors, put_down, take_up, warm_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def train(
             progress(done, float(loss))
         is_due = done % config.checkpoint_every_steps == 0 or time.monotonic() >= due
         if state_path is not None and done < config.steps and (is_due or done == end):
-            save_tensors(state_path, state(), {"step": done, "training": identity})
+            put_down(state_path, identity, state(), done)
             due = time.monotonic() + 60 * config.checkpoint_every_minutes
     if state_path is not None and end == config.steps:
         state_path.unlink(missing_ok=True)

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import save_tensors
 from models.quantizers import VectorQuantizer
 from models.random_streams import stream
 from models.tokenizer import Tokenizer
 from models.train import batch_indices
-from models.training_state import adamw, optimiser_tensors, take_up, warm_cosine
+from models.training_state import adamw, optimiser_tensors, put_down, take_up, warm_cosine
 from models.vq_autoencoder import AutoencoderConfig, VQAutoencoder
 
 
@@ -155,7 +154,8 @@ def train_tokenizer(
     identity = repr((config, training, seed, precision, _digest(images_NCHW)))
     start = 0
     if state_path is not None:
-        start = take_up(state_path, identity, state.tensors(), latest=training.steps) or 0
+        found = take_up(state_path, identity, state.tensors(), latest=training.steps)
+        start = found or 0  # never None: a state of more steps has another identity
     if on_start is not None:
         on_start(start)
     num_places = training.batch_size * (size // config.downsampling) ** 2
@@ -171,7 +171,7 @@ def train_tokenizer(
         if progress is not None and (done % progress_every == 0 or done == training.steps):
             progress(done, float(squared))
         if state_path is not None and done % training.checkpoint_every_steps == 0 and done < training.steps:
-            save_tensors(state_path, state.tensors(), {"step": done, "training": identity})
+            put_down(state_path, identity, state.tensors(), done)
     if state_path is not None:
         state_path.unlink(missing_ok=True)
     return state.network.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import CheckpointError, load_tensors
+from models.checkpoint import CheckpointError, load_tensors, save_tensors
 
 
 def warm_cosine(peak: float, step: int, warmup_steps: int, steps: int) -> float:
@@ -41,6 +41,11 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
         for number, parameter in enumerate(parameters)
         for name, value in optimiser.state[parameter].items()
     }
+
+
+def put_down(path: Path, training: str, current: dict[str, Tensor], step: int) -> None:
+    """Keep the state after so many steps. training: what it is the state of."""
+    save_tensors(path, current, {"step": step, "training": training})
 
 
 def take_up(path: Path, training: str, current: Mapping[str, Tensor], latest: int) -> int | None:

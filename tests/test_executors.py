@@ -162,7 +162,7 @@ def test_a_task_that_always_kills_its_worker_ends_the_run(tmp_path):
     with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
         with pytest.raises(TaskFailedError, match="failed 3 times") as caught:
             list(executor.run([die], diary))
-        assert executor.pids == []
+        assert executor.places == []
     assert ATTEMPTS == 3
     assert "\n" not in str(caught.value)
     assert diary.errors == [(0, "the worker process died (exit status 1)")] * 3
@@ -234,7 +234,7 @@ def test_stopping_ends_after_what_is_in_flight(kind, tmp_path):
 def test_leaving_an_executor_stops_its_workers(tmp_path):
     with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
         list(executor.run([functools.partial(tuple, "ab")]))
-        (pid,) = executor.pids
+        (pid,) = (place.pid for place in executor.places)
         assert is_running(pid)
     assert not is_running(pid)
 
@@ -245,7 +245,7 @@ def test_a_run_that_is_left_early_leaves_nothing_in_flight(tmp_path):
         first = next(run)
         assert first[0] == 0
         run.close()
-        assert len(executor.pids) == 1
+        assert len(executor.places) == 1
         assert list(executor.run([functools.partial(tuple, "ab")])) == [(0, ("a", "b"), 0.0)]
 
 
@@ -253,7 +253,7 @@ def test_a_worker_that_dies_while_idle_costs_no_attempt(tmp_path):
     diary = Diary()
     with ProcessExecutor(str(tmp_path), 1, Calling) as executor:
         list(executor.run([os.getpid]))
-        (pid,) = executor.pids
+        (pid,) = (place.pid for place in executor.places)
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not is_running(pid), "the worker's death")
         assert len(list(executor.run([os.getpid], diary))) == 1

@@ -290,6 +290,11 @@ def test_a_front_tunes_every_number_of_steps_from_its_neighbour():
     assert summary["front"][1]["schedule"] == summary["schedule"]
     asked = [spec.schedule.num_steps for spec in landscape.fulfilled if hasattr(spec, "schedule")]
     assert asked.index(3) < asked.index(4)
+    spent = {point["num_steps"]: point["images_spent"] for point in summary["front"]}
+    images = {entry["phase"]: entry["images"] for entry in summary["phases"]}
+    assert spent[2] == images["schedule"]
+    assert spent[1] == spent[2] + images["front T=1"]
+    assert spent[4] == spent[3] + images["front T=4"] == spent[2] + images["front T=3"] + images["front T=4"]
 
 
 def test_a_plan_with_a_front_has_one_landscape_for_all_numbers_of_steps():

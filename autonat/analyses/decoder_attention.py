@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from autonat.analyses.equal_operations import as_enat, flops
+from autonat.analyses.equal_operations import as_enat, flops_label
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
 from autonat.analyses.subject import Subject
@@ -35,7 +35,7 @@ def program(subject: Subject) -> Program[Findings]:
         {
             "attention": name,
             "meaning": MEANINGS[name],
-            "operations": flops(config, subject.tuned.schedule),
+            "operations": flops_label(config, subject.tuned.schedule),
             "distance": measured[name],
         }
         for name, config in networks.items()

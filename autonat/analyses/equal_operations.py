@@ -31,7 +31,7 @@ def operations(config: NetworkConfig, schedule: GenerationSchedule) -> int:
     return sum(step.macs for step in image_counts(config, schedule_for(config, schedule)))
 
 
-def flops(config: NetworkConfig, schedule: GenerationSchedule) -> str:
+def flops_label(config: NetworkConfig, schedule: GenerationSchedule) -> str:
     """The operations of one image as text: 2 FLOPs a multiply-accumulate."""
     return f"{with_prefix(2 * operations(config, schedule))}FLOPs"
 

@@ -1,6 +1,6 @@
 """U-ViT NAT, plain ENAT and ENAT with reuse, at equal operations an image."""
 
-from autonat.analyses.equal_operations import describe, equal_networks, flops
+from autonat.analyses.equal_operations import describe, equal_networks, flops_label
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
 from autonat.analyses.subject import Subject
@@ -17,7 +17,7 @@ def program(subject: Subject) -> Program[Findings]:
         {
             "network": name,
             "sizes": describe(config),
-            "operations": flops(config, subject.tuned.schedule),
+            "operations": flops_label(config, subject.tuned.schedule),
             "rule": subject.schedule(config).rule,
             "distance": measured[name],
         }

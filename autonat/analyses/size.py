@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from autonat.analyses.equal_operations import describe, flops, operations, width_unit
+from autonat.analyses.equal_operations import describe, flops_label, operations, width_unit
 from autonat.analyses.estimates import verdict
 from autonat.analyses.findings import Findings, Series
 from autonat.analyses.subject import Subject
@@ -42,7 +42,7 @@ def program(subject: Subject) -> Program[Findings]:
             "size": name,
             "sizes": describe(network),
             "parameters": num_parameters(network),
-            "operations": flops(network, schedule),
+            "operations": flops_label(network, schedule),
             "distance": measured[name],
         }
         for name, network in {**by_width, **by_depth}.items()

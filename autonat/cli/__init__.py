@@ -6,8 +6,15 @@ from typing import Any
 
 import typer
 
-from autonat.cli import network_commands, result_commands, run_commands, study_commands  # noqa: F401  (commands join the app)
-from autonat.cli.app import app
+# Importing them lets their commands join the application, and `--help` lists them in this order.
+# isort: off
+import autonat.cli.run_commands
+import autonat.cli.study_commands
+import autonat.cli.result_commands
+import autonat.cli.network_commands  # noqa: F401
+
+# isort: on
+from autonat.cli.application import app
 from autonat.errors import StudyStopped, UserError
 
 __all__ = ["app", "main"]

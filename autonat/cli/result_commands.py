@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autonat.cli.app import app
+from autonat.cli.application import app
 from autonat.cli.shared import (
     DEFAULT_DATABASE,
     AddressOption,
@@ -18,7 +18,6 @@ from autonat.cli.shared import (
     finished,
     make_console,
     opened,
-    pairs_of,
     require_checkpoints,
     save_report,
 )
@@ -49,9 +48,10 @@ def sample(
 
 def _grid(store: "Store", study: str, per_class: int, seed: int) -> bytes:
     from autonat.grids import sample_grid
+    from autonat.study_pairs import study_pairs
 
     row, summary = finished(store, study)
-    lab, baseline, tuned = pairs_of(store, row, summary)
+    lab, baseline, tuned = study_pairs(row, summary)
     require_checkpoints(store, [baseline, tuned])
     specs = [lab.evaluation(pair, 2 * lab.block_size, seed) for pair in (baseline, tuned)]
     return sample_grid(store.artifacts, specs, per_class=per_class, seed=seed)
@@ -76,10 +76,11 @@ def evaluate(
     from autonat.progress import ProgressReporter
     from autonat.specs import Evaluation, paired_difference
     from autonat.storage.store import Store
+    from autonat.study_pairs import study_pairs
 
     store = Store.open(db) if "://" in db or Path(db).exists() else opened(db)
     row, summary = finished(store, study)
-    lab, baseline, tuned = pairs_of(store, row, summary)
+    lab, baseline, tuned = study_pairs(row, summary)
     pairs = {"default": baseline, "tuned": tuned}
     if schedule is not None:
         from dataclasses import replace
@@ -137,12 +138,13 @@ def analyze(
     """One of ENAT's own analyses on a study's data: networks trained alike, compared under its tuned schedule."""
     from autonat import analyze_command
     from autonat.storage.store import Store
+    from autonat.study_pairs import study_pairs
 
     analyze_command.check_name(what)
     training_seeds = analyze_command.seeds_of(seeds)
     store = Store.open(db) if "://" in db or Path(db).exists() else opened(db)
     row, summary = finished(store, study)
-    lab, _, tuned = pairs_of(store, row, summary)
+    lab, _, tuned = study_pairs(row, summary)
     subject = analyze_command.subject_of(store, row, lab, tuned, training_seeds, images)
     console = make_console()
     choice = executor_choice(executor, workers, address, gpus_per_worker)
@@ -168,10 +170,11 @@ def export(
 ) -> None:
     """Write the tuned schedule, or the tuned pair, in the form that another repository runs."""
     from autonat.export.command import content_of, export_to
+    from autonat.study_pairs import study_pairs
 
     store = opened(db)
     row, summary = finished(store, study)
-    lab, _, tuned = pairs_of(store, row, summary)
+    lab, _, tuned = study_pairs(row, summary)
     if format == "checkpoint":
         require_checkpoints(store, [tuned])
     content = content_of(store, row, summary, lab, tuned)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autonat.cli.app import app
+from autonat.cli.application import app
 from autonat.cli.shared import (
     DEFAULT_DATABASE,
     AddressOption,

@@ -108,7 +108,7 @@ def recipe_of(name: str, overrides: list[str] | None, db: str, from_study: str |
     return load_recipe(name, changes, lambda study, num_steps: tuned_schedule(opened(db), study, num_steps))
 
 
-def device_of(row: "StudyRow") -> str:
+def recorded_device(row: "StudyRow") -> str:
     """What a study's recipe computes on."""
     import json
 
@@ -126,24 +126,6 @@ def finished(store: "Store", name: str) -> tuple["StudyRow", dict[str, Any]]:
     if row.summary is None:
         raise UserError(f"study {name!r} is {row.state} and has no result yet: `autonat run` its recipe to go on")
     return row, row.summary
-
-
-def pairs_of(store: "Store", row: "StudyRow", summary: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """The study's laboratory, its baseline and its tuned pair."""
-    from dataclasses import replace
-
-    from pydantic import TypeAdapter
-
-    from autonat.config import Recipe
-    from autonat.search.alternation import start_of
-    from autonat.search.program import Pair
-    from models.mask_ratio import AnyMaskRatio
-    from models.schedule import GenerationSchedule
-
-    lab, baseline = start_of(Recipe.model_validate_json(row.recipe))
-    mask_ratio: Any = TypeAdapter(AnyMaskRatio).validate_python(summary["mask_ratio"])
-    schedule = TypeAdapter(GenerationSchedule).validate_python(summary["schedule"])
-    return lab, baseline, Pair(replace(baseline.training, mask_ratio=mask_ratio), schedule)
 
 
 def require_checkpoints(store: "Store", pairs: list[Any]) -> None:

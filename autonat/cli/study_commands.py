@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autonat.cli.app import app
+from autonat.cli.application import app
 from autonat.cli.shared import (
     DEFAULT_DATABASE,
     AddressOption,
@@ -14,11 +14,11 @@ from autonat.cli.shared import (
     GpusOption,
     StudyArgument,
     WorkersOption,
-    device_of,
     executor_choice,
     finished,
     make_console,
     opened,
+    recorded_device,
 )
 from autonat.cli.tables import mask_ratio_label, result_json, schedule_table, summary_table
 from autonat.errors import UserError
@@ -187,7 +187,7 @@ def verify(
     total = len(store.recorded_specs(row.id))
     if total == 0:
         raise UserError(f"study {study!r} has no results yet")
-    choice, device = executor_choice(executor, workers, address, gpus_per_worker), device_of(row)
+    choice, device = executor_choice(executor, workers, address, gpus_per_worker), recorded_device(row)
     console = make_console()
     verdicts = compare_again(
         store,

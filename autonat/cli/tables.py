@@ -12,15 +12,12 @@ def mask_ratio_label(data: dict[str, Any]) -> str:
     return str(data["kind"])
 
 
-def counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
 def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     from rich.table import Table
 
     from autonat import metric_columns
     from autonat.seed_gap import gap_line
+    from autonat.units import counted
 
     table = Table(title=f"Study {name}: {summary['metric']}, seeds the search never saw", title_justify="left")
     for column, justify in (("", "left"), ("distance", "right"), ("of the default", "right"), ("images", "right")):

@@ -171,9 +171,9 @@ class ProcessExecutor:
         self._count = 0
 
     @property
-    def pids(self) -> list[int]:
+    def places(self) -> list[Place]:
         """The worker processes that there are."""
-        return [worker.place.pid for worker in (*self._idle, *(worker for worker, _ in self._busy.values()))]
+        return [worker.place for worker in (*self._idle, *(worker for worker, _ in self._busy.values()))]
 
     def _free_worker(self) -> _Process | None:
         """An idle worker, or a new one where there is room for it."""

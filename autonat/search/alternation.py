@@ -109,13 +109,13 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
             break
         best = judged.pair
 
-    others = yield from _front(lab, best, recipe, accounts)
+    front = yield from _front(lab, best, recipe, accounts)
     searched_images = lab.spent_images
     pairs = [baseline, tuned_schedule, best]
     seed = lab.seed_for("held-out")
     evaluations = yield from lab.evaluate(
         Phase("held-out", rounds, "report"),
-        [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs, *others]],
+        [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs[:2], *(pair for pair, _ in front)]],
     )
     metrics = yield from _further_metrics(lab, Phase("held-out", rounds, "metrics"), pairs, recipe, seed)
     return {
@@ -130,9 +130,14 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "rounds": rounds,
         "metrics": metrics,
         "front": [
-            {"num_steps": pair.schedule.num_steps, "schedule": asdict(pair.schedule), **_report(evaluation)}
-            for pair, evaluation in sorted(
-                zip([best, *others], evaluations[2:], strict=True), key=lambda point: point[0].schedule.num_steps
+            {
+                "num_steps": pair.schedule.num_steps,
+                "schedule": asdict(pair.schedule),
+                "images_spent": images,
+                **_report(evaluation),
+            }
+            for (pair, images), evaluation in sorted(
+                zip(front, evaluations[2:], strict=True), key=lambda point: point[0][0].schedule.num_steps
             )
         ],
         "baseline_mask_ratio": asdict(baseline.mask_ratio),
@@ -169,19 +174,18 @@ def _further_metrics(
     return dict(zip(("baseline", "tuned_schedule", "tuned"), found, strict=True))
 
 
-def _front(lab: Laboratory, best: Pair, recipe: Recipe, accounts: Accounts) -> Program[list[Pair]]:
-    """The best pair's network tuned for other numbers of steps, each from the nearest one that is tuned already."""
-    tuned = {best.schedule.num_steps: best}
-    found: list[Pair] = []
+def _front(lab: Laboratory, best: Pair, recipe: Recipe, accounts: Accounts) -> Program[list[tuple[Pair, int]]]:
+    """The best pair's network tuned for other numbers of steps, each from the nearest one that is tuned already, and
+    the images that were spent on the way to each; the best pair itself first."""
+    tuned = {best.schedule.num_steps: (best, lab.spent_images)}
     for num_steps in sorted(set(recipe.front), key=lambda steps: (abs(steps - best.schedule.num_steps), steps)):
-        neighbour = tuned[min(tuned, key=lambda steps: (abs(steps - num_steps), steps))]
+        neighbour, on_the_way = tuned[min(tuned, key=lambda steps: (abs(steps - num_steps), steps))]
         start = Pair(best.training, resampled(neighbour.schedule, num_steps))
-        phase = Phase(f"front T={num_steps}", 0)
+        phase, before = Phase(f"front T={num_steps}", 0), lab.spent_images
         verdict = yield from tune_schedule(lab, phase, start, recipe.later_search or recipe.search)
         accounts.close(phase, verdict)
-        tuned[num_steps] = verdict.pair
-        found.append(verdict.pair)
-    return found
+        tuned[num_steps] = (verdict.pair, on_the_way + lab.spent_images - before)
+    return list(tuned.values())
 
 
 def _report(evaluation: Evaluation) -> dict[str, Any]:
