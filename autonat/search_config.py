@@ -66,7 +66,7 @@ class StagedSearch(Strict):
     """Warm start, then descent, each confirmed on fresh seeds; either may be left out with `null`.
 
     descents: how many at most, one after the other, each from the best so far. After one without a confirmed gain the
-    next takes half the steps and twice the images; after two in a row there is no further one.
+    next has half the learning rate and up to twice the images a gradient; after two in a row there is no further one.
     """
 
     method: Literal["staged"] = "staged"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studies_for_tests import Calling, refuse, run_cli, run_ok, tiny_recipe, write_recipe
 
 from autonat.errors import UserError
-from autonat.execution.choice import ExecutorChoice
+from autonat.execution.choice import ExecutorChoice, cores
 from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 from autonat.execution.parcels import network_made, networks_needed, packed, unpack
 from autonat.execution.ray_cluster import RaySettings, _room_of
@@ -69,6 +69,9 @@ def test_room_of_a_node_without_resources():
 def test_choice_of_an_executor(tmp_path):
     assert isinstance(ExecutorChoice(workers=0).executor(str(tmp_path)), InProcessExecutor)
     assert isinstance(ExecutorChoice(workers=1).executor(str(tmp_path)), ProcessExecutor)
+    # All processes of a machine share its first GPU, where one for each core would only be in the way.
+    assert [ExecutorChoice().local_workers(device) for device in ("cpu", "cuda")] == [cores(), 1]
+    assert ExecutorChoice(workers=3).local_workers("cuda") == 3
     ray = ExecutorChoice("ray").executor(str(tmp_path), "cuda")
     assert isinstance(ray, RayExecutor)
     assert ray._settings == RaySettings(None, 1.0)

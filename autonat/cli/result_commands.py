@@ -195,7 +195,10 @@ def import_schedule(
     format: Annotated[str, typer.Option(help="auto, or a form by name.")] = "auto",
     to: Annotated[Path | None, typer.Option(help="Write a recipe that starts from it.", show_default=False)] = None,
     recipe: Annotated[str, typer.Option(help="The recipe to change for --to.")] = "digits",
-    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="T, where the file must have it.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="T, for a file that does not say it; one with another T is refused."),
+    ] = None,
 ) -> None:
     """Read a schedule from another repository's file: show it, or make a recipe that starts from it."""
     from autonat.export.command import start_yaml, write_recipe

@@ -88,11 +88,11 @@ def plan(
     from_study: FromStudyOption = None,
 ) -> None:
     """Say what a study will cost before it starts, after a calibration of a few seconds."""
-    from autonat.execution.choice import cores
+    from autonat.execution.choice import ExecutorChoice
     from autonat.plan import plan as make_plan
 
     loaded = recipe_of(recipe, overrides, db, from_study)
-    count = workers if workers is not None else cores()
+    count = ExecutorChoice(workers=workers).local_workers(loaded.compute.device)
     expected = make_plan(loaded, count)
     steps = f" of {loaded.training.steps:,} steps" if loaded.training is not None else ""
     time = f"not estimated: this machine has no {loaded.compute.device} device"

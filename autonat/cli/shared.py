@@ -19,7 +19,12 @@ DatabaseOption = Annotated[
     str, typer.Option("--db", envvar="AUTONAT_DB", help="Database: an SQLite file or an SQLAlchemy URL.")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=0, help="Workers; 0 stays in this process. Default: one a core.", show_default=False)
+    int | None,
+    typer.Option(
+        min=0,
+        help="Workers; 0 stays in this process. Default: one a core, on a GPU one, with --address all there are.",
+        show_default=False,
+    ),
 ]
 ExecutorOption = Annotated[str, typer.Option(help="Where work is done: local processes, or ray.")]
 AddressOption = Annotated[

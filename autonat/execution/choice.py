@@ -17,7 +17,8 @@ def cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorChoice:
-    """kind: local or ray. workers: None is one a core, and on a running Ray cluster all that there is room for.
+    """kind: local or ray. workers: None is one a core (on GPUs without Ray, one), and on a running Ray cluster all that
+    there is room for.
 
     address, gpus_per_worker: of Ray, see ``ray_cluster.RaySettings``; without a number of GPUs a worker gets one where
     the recipe computes on GPUs.
@@ -27,6 +28,12 @@ class ExecutorChoice:
     workers: int | None = None
     address: str | None = None
     gpus_per_worker: float | None = None
+
+    def local_workers(self, device: str) -> int:
+        """Worker processes of this machine. They all use the first GPU, which one keeps busy."""
+        if self.workers is not None:
+            return self.workers
+        return cores() if device == "cpu" else 1
 
     def executor(self, artifacts: str, device: str = "cpu") -> "Executor":
         """An executor for an artifact folder and a recipe's device. Raises UserError for what does not go together."""
@@ -45,5 +52,5 @@ class ExecutorChoice:
             raise UserError(f"unknown executor {self.kind!r}, expected local or ray")
         if self.address is not None or self.gpus_per_worker is not None:
             raise UserError("--address and --gpus-per-worker go with --executor ray")
-        count = cores() if self.workers is None else self.workers
+        count = self.local_workers(device)
         return ProcessExecutor(artifacts, count) if count else InProcessExecutor(artifacts)
