@@ -18,6 +18,7 @@ from test_search_programs import OPTIMUM, PHASE, laboratory
 from test_train import CONFIG, MASK_RATIO, NETWORK, data, same_weights
 
 import models.train
+import models.training_state
 from autonat.execution.parcels import networks_needed
 from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.tasks import TrainTask
@@ -92,7 +93,9 @@ def test_an_earlier_part_made_again_leaves_the_later_state_alone(tmp_path):
 def test_checkpoints_are_written_by_the_clock_too(tmp_path, monkeypatch, uninterrupted):
     clock, written = iter(range(0, 10_000, 45)), []
     monkeypatch.setattr(models.train.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(models.train, "save_tensors", lambda path, tensors, about: written.append(about["step"]))
+    monkeypatch.setattr(
+        models.training_state, "save_tensors", lambda path, tensors, about: written.append(about["step"])
+    )
     config = replace(SHORT, checkpoint_every_steps=1000, checkpoint_every_minutes=3.0)
     network, _ = train(NETWORK, config, MASK_RATIO, *data(), 1, state_path=tmp_path / "state.safetensors")
     assert same_weights(network, uninterrupted[0])

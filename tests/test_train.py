@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import tiny_config
 
 import models.train
+import models.training_state
 from models.checkpoint import load_tensors
 from models.enat import ENAT
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
@@ -204,7 +205,7 @@ def states_of(monkeypatch, config):
     def keep(path, tensors, metadata):
         states.append({name: value.clone() for name, value in tensors.items()})
 
-    monkeypatch.setattr(models.train, "save_tensors", keep)
+    monkeypatch.setattr(models.training_state, "save_tensors", keep)
     return states
 
 
