@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from autonat.errors import UserError
 from autonat.execution.choice import ExecutorChoice, cores
 from autonat.execution.executor import InProcessExecutor, ProcessExecutor
 from autonat.execution.parcels import network_made, networks_needed, packed, unpack
-from autonat.execution.ray_cluster import RaySettings, _room_of
+from autonat.execution.ray_cluster import DASHBOARD_VARIABLE, RaySettings, _room_of, connect
 from autonat.execution.ray_executor import RayExecutor
 from autonat.execution.ray_logs import KEPT_NOTES, LogNote, read_notes
 from autonat.execution.ray_worker import RayWorker, Site
@@ -207,3 +208,20 @@ def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path):
     with pytest.raises(UserError, match="cannot use the Ray cluster at") as caught:
         list(RayExecutor(str(tmp_path), 1, RaySettings(address)).run([os.getpid]))
     assert "\n" not in str(caught.value)
+
+
+def test_several_clusters_on_a_host_are_told_apart_by_the_user(monkeypatch):
+    """Ray itself takes the latest, which may be another study's local instance."""
+    from ray._private import services
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"127.0.0.1:1001", "127.0.0.1:1002"})
+    with pytest.raises(UserError, match=r"several, 127\.0\.0\.1:1001, 127\.0\.0\.1:1002: give one, or set RAY_ADDRESS"):
+        connect(RaySettings("auto"), 1)
+
+
+@pytest.mark.skipif(find_spec("aiohttp_cors") is not None, reason="Ray's dashboard is installed")
+def test_a_dashboard_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setenv(DASHBOARD_VARIABLE, "1")
+    with pytest.raises(UserError, match=r"ray\[default\]"):
+        connect(RaySettings(), 1)

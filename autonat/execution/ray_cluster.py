@@ -5,6 +5,7 @@ import math
 import os
 import socket
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,11 +64,14 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
     ray_worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if settings.address is None:
+        with_dashboard = os.environ.get(DASHBOARD_VARIABLE) == "1"
+        if with_dashboard and find_spec("aiohttp_cors") is None:
+            raise UserError(f"{DASHBOARD_VARIABLE}=1 needs Ray's own dashboard: pip install 'ray[default]'")
         ray.init(
             address="local",
             num_cpus=num_workers,
             num_gpus=None if settings.gpus_per_worker else 0,
-            include_dashboard=os.environ.get(DASHBOARD_VARIABLE) == "1",
+            include_dashboard=with_dashboard,
             **quiet,
         )
         return
@@ -77,6 +81,8 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
         ray.init(address=address, **quiet)
     except (ImportError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not os.environ.get("RAY_AUTH_MODE"):
+            reason += " (a cluster with a token needs RAY_AUTH_MODE=token here too)"
         raise UserError(f"cannot use the Ray cluster at {settings.address}: {reason}") from error
     if settings.is_client:
         from ray.util.client import ray as client
@@ -87,8 +93,11 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
 def _answering(address: str) -> str:
     """The address, once somebody listens there: Ray itself tries for minutes, aloud. Raises OSError, ValueError."""
     if address == "auto":
-        from ray._private.services import canonicalize_bootstrap_address
+        from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
 
+        # Ray would take the latest, which may be another study's local instance.
+        if not os.environ.get("RAY_ADDRESS") and len(several := find_gcs_addresses()) > 1:
+            raise ValueError(f"this host has several, {', '.join(sorted(several))}: give one, or set RAY_ADDRESS")
         found = canonicalize_bootstrap_address("auto")
         if found is None:
             raise ConnectionError("no cluster is running on this host (`ray start`), and RAY_ADDRESS is not set")
