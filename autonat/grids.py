@@ -27,11 +27,12 @@ def sample_grid(
         block = Block(0, 1, per_class * num_classes, seed)
         images = generator.images(spec.schedule, block)  # sample i has class i modulo C
         panels.append(_arrange(images, num_classes))
-    gap = np.full((panels[0].shape[0], 4 * GAP), 255, dtype=np.uint8)
+    height, _, channels = panels[0].shape
+    gap = np.full((height, 4 * GAP, channels), 255, dtype=np.uint8)
     whole = panels[0]
     for panel in panels[1:]:
         whole = np.concatenate([whole, gap, panel], axis=1)
-    picture = Image.fromarray(whole, mode=None)
+    picture = Image.fromarray(whole[..., 0] if channels == 1 else whole)
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
@@ -39,11 +40,11 @@ def sample_grid(
 
 
 def _arrange(images: torch.Tensor, rows: int) -> np.ndarray[Any, Any]:
-    """Images [N, 1, H, W] to one grey picture with `rows` rows; image i goes to row i modulo rows."""
-    count, _, height, width = images.shape
+    """Images [N, C, H, W] to one picture [rows of them, columns, C]; image i goes to row i modulo rows."""
+    count, channels, height, width = images.shape
     columns = count // rows
-    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 255, dtype=np.uint8)
-    for index, image in enumerate(images[:, 0].numpy()):
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, dtype=np.uint8)
+    for index, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
         top, left = (index % rows) * (height + GAP), (index // rows) * (width + GAP)
         canvas[top : top + height, left : left + width] = image
     return canvas
