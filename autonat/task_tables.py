@@ -13,7 +13,7 @@ def _memory(peak: int | None) -> str:
     return "" if peak is None else f"{peak / 2**20:,.0f} MiB"
 
 
-def summary_table(kinds: list[KindSummary]) -> Table:
+def kind_table(kinds: list[KindSummary]) -> Table:
     """One line a kind of task."""
     table = Table(title="Tasks (a worker's share of a measurement's blocks, or a training)", title_justify="left")
     table.add_column("kind")

@@ -29,6 +29,7 @@ from autonat.search.program import Ask, Laboratory, Pair, Phase, Program, togeth
 from autonat.search.schedule_search import tune_schedule
 from autonat.specs import Evaluation, FeatureSpec, TrainSpec, derived_seed, paired_difference
 from autonat.storage.store import Store
+from models.frechet import standard_error
 from models.mask_ratio import BetaMaskRatio
 
 ALPHAS = (1.5, 3.0, 6.0, 12.0)
@@ -122,8 +123,7 @@ def search(lab: Laboratory, recipe: Recipe, start: BetaMaskRatio, seed: int) -> 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error over trainings; the error of one value is not known."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return statistics.fmean(values), error
+    return statistics.fmean(values), standard_error(values)
 
 
 def grid_table(points: dict[BetaMaskRatio, list[Point]], ends: Sequence[BetaMaskRatio], start: BetaMaskRatio) -> str:

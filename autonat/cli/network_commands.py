@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autonat.cli.application import app
-from autonat.cli.shared import OverridesArgument, make_console
+from autonat.cli.shared import DecodingThreadsOption, JsonOption, OverridesArgument, make_console
 
 PANEL = "Networks and data"
 
@@ -30,7 +30,7 @@ def cost(
     heads: Annotated[int | None, typer.Option(min=1, help="Heads of an official checkpoint of no preset.")] = None,
     encoder_blocks: Annotated[int | None, typer.Option(min=0, help="Encoder blocks of such an ENAT.")] = None,
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a caption of such a text network.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON to this file.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """What a network costs an image: parameters, memory, operations step by step and, with --measure, time."""
     import json
@@ -91,7 +91,7 @@ def train_features(
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+    threads: DecodingThreadsOption = 0,
 ) -> None:
     """Train a feature network on labelled images, for a metric of your own in place of FID."""
     from autonat.train_features_command import Options
@@ -123,7 +123,7 @@ def statistics(
     keep: Annotated[int, typer.Option(min=0, help="Images whose features are kept for KID, precision, recall.")] = 0,
     sha256: Annotated[str | None, typer.Option(help="Hash of other weights that you trust.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+    threads: DecodingThreadsOption = 0,
 ) -> None:
     """Compute a data source's reference statistics, what FID compares generated images with."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -193,7 +193,7 @@ def tokenize(
     official: Annotated[bool, typer.Option(help="Write the official SPLIT.npy beside our smaller tokens.npy.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="Threads that decode images ahead.")] = 0,
+    threads: DecodingThreadsOption = 0,
     label_column: Annotated[
         str | None, typer.Option(help="The Parquet column of classes. Default: label.", show_default=False)
     ] = None,

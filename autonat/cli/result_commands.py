@@ -12,12 +12,14 @@ from autonat.cli.shared import (
     DatabaseOption,
     ExecutorOption,
     GpusOption,
+    JsonOption,
     StudyArgument,
     WorkersOption,
     executor_choice,
     finished,
     make_console,
     opened,
+    opened_to_record,
     require_checkpoints,
     save_report,
 )
@@ -75,10 +77,9 @@ def evaluate(
     from autonat.memo import Memo
     from autonat.progress import ProgressReporter
     from autonat.specs import Evaluation, paired_difference
-    from autonat.storage.store import Store
     from autonat.study_pairs import study_pairs
 
-    store = Store.open(db) if "://" in db or Path(db).exists() else opened(db)
+    store = opened_to_record(db)
     row, summary = finished(store, study)
     lab, baseline, tuned = study_pairs(row, summary)
     pairs = {"default": baseline, "tuned": tuned}
@@ -129,7 +130,7 @@ def analyze(
         Path | None,
         typer.Option(help="The page to write, a PNG beside it. Default: STUDY-WHAT.html.", show_default=False),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file.")] = None,
+    json_file: JsonOption = None,
     workers: WorkersOption = None,
     executor: ExecutorOption = "local",
     address: AddressOption = None,
@@ -137,12 +138,11 @@ def analyze(
 ) -> None:
     """One of ENAT's own analyses on a study's data: networks trained alike, compared under its tuned schedule."""
     from autonat import analyze_command
-    from autonat.storage.store import Store
     from autonat.study_pairs import study_pairs
 
     analyze_command.check_name(what)
     training_seeds = analyze_command.seeds_of(seeds)
-    store = Store.open(db) if "://" in db or Path(db).exists() else opened(db)
+    store = opened_to_record(db)
     row, summary = finished(store, study)
     lab, _, tuned = study_pairs(row, summary)
     subject = analyze_command.subject_of(store, row, lab, tuned, training_seeds, images)

@@ -14,6 +14,7 @@ from autonat.cli.shared import (
     ExecutorOption,
     FromStudyOption,
     GpusOption,
+    JsonOption,
     OverridesArgument,
     RecipeArgument,
     WorkersOption,
@@ -32,7 +33,7 @@ PANEL = "Run"
 def quickstart(
     overrides: OverridesArgument = None,
     db: DatabaseOption = DEFAULT_DATABASE,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file.")] = None,
+    json_file: JsonOption = None,
     report_file: Annotated[Path, typer.Option("--report", help="Where the HTML report goes.")] = Path(
         "quickstart.html"
     ),

@@ -65,6 +65,10 @@ FromStudyOption = Annotated[
         show_default=False,
     ),
 ]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the result as JSON to this file.", show_default=False)
+]
+DecodingThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Threads that decode images ahead.")]
 StudyArgument = Annotated[str, typer.Argument(help="A study's name; `autonat list` shows them.")]
 DEFAULT_DATABASE = "autonat.db"
 
@@ -124,6 +128,13 @@ def opened(db: str) -> "Store":
     from autonat.storage.store import Store
 
     return Store.open(db, readonly=True)
+
+
+def opened_to_record(db: str) -> "Store":
+    """A database that results are added to; one that is not there is an error, as for a reader."""
+    from autonat.storage.store import Store
+
+    return Store.open(db) if "://" in db or Path(db).exists() else opened(db)
 
 
 def finished(store: "Store", name: str) -> tuple["StudyRow", dict[str, Any]]:

@@ -122,11 +122,11 @@ def _print_importance(decisions: list[dict[str, Any]]) -> None:
 def _print_tasks(store: "Store", row: "StudyRow", last: int | None) -> None:
     """The ledger in short, and its last rows."""
     from autonat.storage.task_rows import rows_of, summarize
-    from autonat.task_tables import summary_table, task_table
+    from autonat.task_tables import kind_table, task_table
 
     kinds = summarize(store.database, row.id)
     if kinds:
-        make_console().print(summary_table(kinds))
+        make_console().print(kind_table(kinds))
     if last is not None:
         make_console().print(task_table(rows_of(store.database, row.id, last)))
 
