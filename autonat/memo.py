@@ -3,8 +3,9 @@
 A result is recorded the moment its last block is in, so a kill loses nothing but the blocks in flight.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -79,6 +80,7 @@ class Memo:
         self.computed: dict[str, int] = {}
         self._verified: set[str] = set()
         self._references: dict[str, Reference] = {}
+        self._partials = Partials(store.artifacts.folder)
         self._ledger: Ledger | None = None
 
     def begin(self, study_id: int, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -108,10 +110,13 @@ class Memo:
         needed = {fingerprint(part): part for spec in measured for part in networks_needed(spec)}
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
-        self._evaluate([spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)])
+        metrics = [spec for spec in measured if isinstance(spec, MetricsSpec)]
+        evaluations = {spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)}
+        together = evaluations & {spec.evaluation for spec in metrics}
+        self._evaluate([spec for spec in measured if spec in evaluations - together])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
         self._perturb([spec for spec in measured if isinstance(spec, PopulationSpec)])
-        self._measure([spec for spec in measured if isinstance(spec, MetricsSpec)])
+        self._measure(metrics, together)
         self._compare_features([spec for spec in measured if isinstance(spec, FeatureChangeSpec)])
         for name, spec in wanted.items():
             if name not in known:
@@ -200,46 +205,51 @@ class Memo:
                 parts[number] = {}
 
     def _evaluate(self, specs: Sequence[EvaluationSpec | OneStepSpec]) -> None:
-        partials = Partials(self.store.artifacts.folder)
-
-        def keep(spec: EvaluationSpec | OneStepSpec, task: Task, result: Statistics | Tensor) -> Statistics | None:
-            """Small statistics stay in memory, wide features wait on disk."""
-            if isinstance(result, Statistics):
-                return result
-            assert isinstance(task, EvaluationTask)
-            partials.keep(fingerprint(spec), task.block, result)
-            return None
-
-        def finish(spec: EvaluationSpec | OneStepSpec, kept: list[Statistics | None], seconds: float) -> None:
-            reference = self._reference(spec.features)
-            in_memory = [block for block in kept if block is not None]
-            name, count = fingerprint(spec), spec.num_blocks
-            merged = merge_all(in_memory) if in_memory else accumulate(partials.blocks(name, count))
-            influence = reference.influence(merged)
-            shares = (
-                [influence.of_statistics(block) for block in in_memory]
-                if in_memory  # of wide features a block's covariance would cost more than its images
-                else [float(influence.of_features(rows_BD).mean()) for rows_BD in partials.blocks(name, count)]
-            )
-            value = reference.distance(merged.mean, merged.covariance)
-            evaluation = Evaluation(
-                value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, tuple(shares)
-            )
-            self._record(spec, evaluation, seconds)
-            partials.forget(fingerprint(spec))
+        def keep(spec: EvaluationSpec | OneStepSpec, task: Any, result: Statistics | Tensor) -> Statistics | None:
+            return self._keep_block(spec, task.block, result)
 
         for features in {spec.features for spec in specs}:
             self._reference(features)  # now, as an executor runs one batch of tasks at a time
         groups: list[tuple[EvaluationSpec | OneStepSpec, list[Task]]] = []
         for spec in specs:
-            known = partials.known(fingerprint(spec))
+            known = self._partials.known(fingerprint(spec))
             groups.append(
                 (spec, [EvaluationTask(spec, block) for block in range(spec.num_blocks) if block not in known])
             )
-        self._by_spec([group for group in groups if group[1]], finish, keep)
+        self._by_spec([group for group in groups if group[1]], self._finish_evaluation, keep)
         for spec, tasks in groups:
             if not tasks:  # cut off between its last block and its record
-                finish(spec, [], 0.0)
+                self._finish_evaluation(spec, [], 0.0)
+
+    def _keep_block(
+        self, spec: EvaluationSpec | OneStepSpec, block: int, result: Statistics | Tensor
+    ) -> Statistics | None:
+        """Small statistics stay in memory, wide features wait on disk."""
+        if isinstance(result, Statistics):
+            return result
+        self._partials.keep(fingerprint(spec), block, result)
+        return None
+
+    def _finish_evaluation(
+        self, spec: EvaluationSpec | OneStepSpec, kept: Sequence[Statistics | None], seconds: float
+    ) -> None:
+        """kept: what ``_keep_block`` made of the blocks, in their order."""
+        reference = self._reference(spec.features)
+        in_memory = [block for block in kept if block is not None]
+        name, count = fingerprint(spec), spec.num_blocks
+        merged = merge_all(in_memory) if in_memory else accumulate(self._partials.blocks(name, count))
+        influence = reference.influence(merged)
+        shares = (
+            [influence.of_statistics(block) for block in in_memory]
+            if in_memory  # of wide features a block's covariance would cost more than its images
+            else [float(influence.of_features(rows_BD).mean()) for rows_BD in self._partials.blocks(name, count)]
+        )
+        value = reference.distance(merged.mean, merged.covariance)
+        evaluation = Evaluation(
+            value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, tuple(shares)
+        )
+        self._record(spec, evaluation, seconds)
+        self._partials.forget(name)
 
     def _probe(self, specs: Sequence[ProbeSpec]) -> None:
         bases: dict[ProbeSpec, tuple[float, Influence, float]] = {}
@@ -291,13 +301,24 @@ class Memo:
         groups = [(spec, [PopulationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)
 
-    def _measure(self, specs: Sequence[MetricsSpec]) -> None:
+    def _measure(self, specs: Sequence[MetricsSpec], evaluations: Collection[EvaluationSpec | OneStepSpec]) -> None:
+        """Metrics of single images, and those of the evaluations that are of the same images."""
         real: dict[MetricSpec, Tensor] = {}
         for features in {spec.features for spec in specs}:
+            self._reference(features)
             for _, rows_MD, _ in self._perform([RealFeaturesTask(features)]):
                 real[features] = rows_MD
 
-        def finish(spec: MetricsSpec, blocks: list[MetricBlock], seconds: float) -> None:
+        def keep(spec: MetricsSpec, task: Any, block: MetricBlock) -> tuple[MetricBlock, Statistics | None]:
+            if block.for_distance is None:
+                return block, None
+            kept = self._keep_block(spec.evaluation, task.block, block.for_distance)
+            return replace(block, for_distance=None), kept
+
+        def finish(spec: MetricsSpec, kept: list[tuple[MetricBlock, Statistics | None]], seconds: float) -> None:
+            blocks = [block for block, _ in kept]
+            if spec.evaluation in evaluations:
+                self._finish_evaluation(spec.evaluation, [statistics for _, statistics in kept], 0.0)
             rows_MD = real[spec.features]
             sampled = sum(len(block.features_BD) for block in blocks)
             metrics = Metrics(
@@ -311,8 +332,11 @@ class Memo:
             )
             self._record(spec, metrics, seconds)
 
-        groups = [(spec, [MetricsTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
-        self._by_spec(groups, finish)
+        groups = [
+            (spec, [MetricsTask(spec, block, spec.evaluation in evaluations) for block in range(spec.num_blocks)])
+            for spec in specs
+        ]
+        self._by_spec(groups, finish, keep)
 
     def _compare_features(self, specs: Sequence[FeatureChangeSpec]) -> None:
         def finish(spec: FeatureChangeSpec, blocks: list[list[Change]], seconds: float) -> None:

@@ -11,7 +11,7 @@ from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.worker import device_of
 from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate
-from autonat.specs import MeasuredSpec, OneStepSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint
+from autonat.specs import MeasuredSpec, OneStepSpec, PopulationSpec, ProbeSpec, Spec, TrainSpec, fingerprint, painted
 from models.data import Data, DataSizes, sizes_of
 from models.evaluate import Block, Generator
 from models.networks import build_network
@@ -66,7 +66,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
             trainings[spec.whole] = max(spec.steps, trainings.get(spec.whole, 0))
     measured = [spec for spec in asked.values() if isinstance(spec, MeasuredSpec)]
     gradients = [spec for spec in measured if isinstance(spec, ProbeSpec | PopulationSpec)]
-    passes = sum(forward_passes(spec) for spec in measured)
+    passes = sum(forward_passes(spec) for spec in painted(measured) if isinstance(spec, MeasuredSpec))
     seconds = None
     if recipe.compute.device == "cpu" or torch.cuda.is_available():
         seconds = _seconds(recipe, workers, sum(trainings.values()), passes)
@@ -74,7 +74,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
         trainings=len(trainings),
         evaluations=len(measured) - len(gradients),
         gradients=len(gradients),
-        images=sum(spec.images for spec in asked.values()),
+        images=sum(spec.images for spec in painted(asked.values())),
         forward_passes=passes,
         seconds=seconds,
     )

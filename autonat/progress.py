@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from autonat.execution.listener import SILENT, Listener
 from autonat.execution.tasks import EvaluationTask, ProbeTask, Task, TrainTask
 from autonat.search.program import Ask, Decision
-from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint
+from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint, painted
 from autonat.storage.artifacts import Artifacts
 from autonat.units import counted
 
@@ -68,7 +68,7 @@ class ProgressReporter:
             self.say(title + (f" of {labels}" if labels else ""))
 
     def answered(self, ask: Ask, results: list[Result]) -> None:
-        self.images += sum(spec.images for spec in ask.requests)
+        self.images += sum(spec.images for spec in painted(ask.requests))
         evaluations = [result for result in results if isinstance(result, Evaluation)]
         for result in results:
             if isinstance(result, Features):

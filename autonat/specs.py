@@ -7,7 +7,7 @@ fingerprint, and what is recorded is never computed again.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -222,8 +222,8 @@ class PopulationSpec(_InBlocks):
 
 @dataclass(frozen=True, slots=True)
 class MetricsSpec(_InBlocks):
-    """Generate the images of the evaluation with the same seed and count, and measure the metrics of `names` (see
-    ``models.metrics``), which look at single images. Result: Metrics."""
+    """Generate the images of `evaluation` and measure the metrics of `names` (see ``models.metrics``), which look at
+    single images. Result: Metrics."""
 
     training: GeneratorSpec
     features: MetricSpec
@@ -233,6 +233,19 @@ class MetricsSpec(_InBlocks):
     block_size: int
     names: tuple[str, ...]
     compute: Compute = Compute()
+
+    @property
+    def evaluation(self) -> EvaluationSpec:
+        """The distance of the same images. Where both are asked for at once, they are painted once."""
+        return EvaluationSpec(
+            self.training,
+            self.features,
+            self.schedule,
+            self.seed,
+            self.num_images,
+            self.block_size,
+            compute=self.compute,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +284,13 @@ class FeatureChangeSpec(_InBlocks):
 # What is measured with feature networks, in blocks of images.
 MeasuredSpec = EvaluationSpec | ProbeSpec | PopulationSpec | MetricsSpec | OneStepSpec
 Spec = FeatureSpec | TrainSpec | MeasuredSpec | FeatureChangeSpec
+
+
+def painted(specs: Iterable[Spec]) -> list[Spec]:
+    """Of specs that are asked for at once those that images are painted for: an evaluation uses its metrics'."""
+    specs = list(specs)
+    together = {spec.evaluation for spec in specs if isinstance(spec, MetricsSpec)}
+    return [spec for spec in specs if spec not in together]
 
 
 def networks_needed(spec: Spec | InceptionSpec | FeatureFileSpec) -> list[TrainSpec | FeatureSpec]:

@@ -128,7 +128,11 @@ def evaluate_block(
 ) -> Statistics | Tensor:
     """Feature statistics of one block's images; of wide features the features [B, D] themselves, which are smaller."""
     tokens_BL = generator.tokens(schedule, block, dithered=dithered)
-    features_BD = features.features(generator.decode(tokens_BL, features.images))
+    return for_distance(features.features(generator.decode(tokens_BL, features.images)))
+
+
+def for_distance(features_BD: Tensor) -> Statistics | Tensor:
+    """What the distance needs of a block."""
     return Statistics.of(features_BD) if features_BD.shape[1] < WIDE_FEATURES else features_BD
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.evaluate import Block, Generator
+from models.evaluate import Block, Generator, for_distance
 from models.features import DigitClassifier
+from models.frechet import Statistics
 from models.images import ImageSet
 from models.metrics import FeatureSample, report_metrics
 from models.schedule import GenerationSchedule
@@ -23,10 +24,12 @@ KID_SUBSET_IMAGES = 1000
 
 @dataclass(frozen=True)
 class MetricBlock:
-    """One block's share: float32 features of the block's sampled images [at most B, D], and logits [B, C] or none."""
+    """One block's share: float32 features of the block's sampled images [at most B, D], logits [B, C] or none, and
+    where they are asked for what ``evaluate_block`` returns."""
 
     features_BD: Tensor
     logits_BC: Tensor | None
+    for_distance: Statistics | Tensor | None = None
 
 
 def sampled_numbers(num_images: int, capacity: int = SAMPLE_IMAGES) -> Tensor:
@@ -42,11 +45,13 @@ def metric_block(
     block: Block,
     names: Sequence[str],
     capacity: int = SAMPLE_IMAGES,
+    *,
+    evaluates: bool = False,
 ) -> MetricBlock:
     """Generate one block and keep what the metrics of `names` need of it.
 
-    capacity: images in the sample of all blocks' images. features: a feature network; ``isc`` needs one with logits
-    (``models.inception``). Raises ValueError without.
+    capacity: images in the sample of all blocks' images. evaluates: keep what the distance needs, too. features: a
+    feature network; ``isc`` needs one with logits (``models.inception``). Raises ValueError without.
     """
     images = generator.decode(generator.tokens(schedule, block), features.images)
     logits_BC = None
@@ -59,7 +64,8 @@ def metric_block(
     first = block.index * block.size
     sampled = sampled_numbers(block.num_blocks * block.size, capacity)
     rows = sampled[(sampled >= first) & (sampled < first + block.size)] - first
-    return MetricBlock(features_BD[rows.to(features_BD.device)].cpu(), logits_BC)
+    sample_BD = features_BD[rows.to(features_BD.device)].cpu()
+    return MetricBlock(sample_BD, logits_BC, for_distance(features_BD) if evaluates else None)
 
 
 def kid_subset_images(names: Sequence[str], num_generated: int, num_real: int) -> int:

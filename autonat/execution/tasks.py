@@ -45,10 +45,12 @@ class ProbeTask:
 
 @dataclass(frozen=True, slots=True)
 class MetricsTask:
-    """One block's features, and logits where a metric asks for them."""
+    """One block's features, logits where a metric asks for them, and where the distance of the same images is wanted
+    too (`evaluates`) what an EvaluationTask returns."""
 
     spec: MetricsSpec
     block: int
+    evaluates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,6 +256,7 @@ class Worker:
             spec.schedule,
             self._block(spec, task.block),
             spec.names,
+            evaluates=task.evaluates,
         )
 
     def _real_features(self, task: RealFeaturesTask) -> Tensor:

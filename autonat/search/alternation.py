@@ -112,12 +112,9 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     front = yield from _front(lab, best, recipe, accounts)
     searched_images = lab.spent_images
     pairs = [baseline, tuned_schedule, best]
-    seed = lab.seed_for("held-out")
-    evaluations = yield from lab.evaluate(
-        Phase("held-out", rounds, "report"),
-        [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs[:2], *(pair for pair, _ in front)]],
+    evaluations, metrics = yield from _held_out(
+        lab, Phase("held-out", rounds, "report"), pairs, [pair for pair, _ in front[1:]], recipe
     )
-    metrics = yield from _further_metrics(lab, Phase("held-out", rounds, "metrics"), pairs, recipe, seed)
     return {
         "metric": lab.features.metric,
         "baseline": _report(evaluations[0]),
@@ -148,14 +145,15 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     }
 
 
-def _further_metrics(
-    lab: Laboratory, phase: Phase, pairs: list[Pair], recipe: Recipe, seed: int
-) -> Program[dict[str, Any] | None]:
-    """What the recipe's `metrics` say of the held-out images, by the summary's names of the pairs; None without any."""
+def _held_out(
+    lab: Laboratory, phase: Phase, pairs: list[Pair], front: list[Pair], recipe: Recipe
+) -> Program[tuple[list[Evaluation], dict[str, Any] | None]]:
+    """The distances of `pairs` and `front` on the held-out images, and what the recipe's `metrics` say of the images of
+    `pairs`, by the summary's names for them; None without any."""
+    seed = lab.seed_for("held-out")
     names = tuple(name for name in recipe.metrics if name != "fid")
-    if not names:
-        return None
-    specs = tuple(
+    evaluations = [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs, *front]]
+    metrics = [
         MetricsSpec(
             pair.training,
             lab.features,
@@ -166,12 +164,14 @@ def _further_metrics(
             names,
             recipe.compute,
         )
-        for pair in pairs
-    )
-    results = yield Ask(phase, specs)
+        for pair in (pairs if names else [])
+    ]
+    results = yield Ask(phase, (*evaluations, *metrics))  # at once, so that the images are painted once
     assert results is not None
+    distances = [result for result in results if isinstance(result, Evaluation)]
     found = [asdict(result) for result in results if isinstance(result, Metrics)]
-    return dict(zip(("baseline", "tuned_schedule", "tuned"), found, strict=True))
+    summary_names = ("baseline", "tuned_schedule", "tuned")
+    return distances, dict(zip(summary_names, found, strict=True)) if names else None
 
 
 def _front(lab: Laboratory, best: Pair, recipe: Recipe, accounts: Accounts) -> Program[list[tuple[Pair, int]]]:
