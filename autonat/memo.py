@@ -52,7 +52,7 @@ from autonat.storage.store import Store
 from models.feature_change import Change
 from models.frechet import Influence, Reference, Statistics, accumulate, merge_all, standard_error
 from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
-from models.population import PerturbedBlock, regress
+from models.population import PerturbedBlock, ratio_columns, regress
 
 Say = Callable[[str], None]
 
@@ -283,15 +283,11 @@ class Memo:
             reference = self._references[fingerprint(spec.features)]
             merged = accumulate(torch.cat([block.forward_HD, block.backward_HD]) for block in blocks)
             influence = reference.influence(merged)
-            changes, errors = regress(
-                [
-                    (
-                        block.signs_HP,
-                        influence.of_features(block.forward_HD) - influence.of_features(block.backward_HD),
-                    )
-                    for block in blocks
-                ]
-            )
+            parts: list[tuple[Tensor, Tensor]] = []
+            for block in blocks:
+                gaps_H = influence.of_features(block.forward_HD) - influence.of_features(block.backward_HD)
+                parts += zip(block.signs_HP.chunk(block.parts), gaps_H.chunk(block.parts), strict=True)
+            changes, errors = regress(parts, ratio_columns(spec.schedule.num_steps))
             value = reference.distance(merged.mean, merged.covariance)
             result = Changes(value, spec.features.metric, spec.num_images, tuple(changes), tuple(errors))
             self._record(spec, result, seconds)

@@ -37,7 +37,7 @@ from autonat.search_config import AnySearch, Descent
 from autonat.specs import Changes, Evaluation, EvaluationSpec, PopulationSpec, Result, Spec, fingerprint
 from models.evaluate import Block, dithers
 from models.frechet import standard_error
-from models.population import regress, signs_of
+from models.population import parts_of, ratio_columns, regress, signs_of
 from models.random_streams import stream
 from models.schedule import GenerationSchedule, components, maskgit_cosine
 
@@ -172,23 +172,24 @@ class KnownFunction:
 
     def _perturbed(self, spec: PopulationSpec) -> Changes:
         """As ``models.population`` does it: pairs of images with the same noise, moved opposite ways; one count of
-        tokens a block."""
-        blocks, total = [], 0.0
+        tokens a part of a block."""
+        found, total = [], 0.0
         lows, highs = np.array(spec.lows), np.array(spec.highs)
         own = fingerprint(spec)
-        for index in range(spec.num_blocks):
-            block = Block(index, spec.num_blocks, spec.block_size, spec.seed)
-            signs_HP = signs_of(spec.schedule.num_steps, block)
-            offsets = dithers(spec.schedule.num_steps, block)
-            private = stream(spec.seed, "private", own, index).standard_normal((2, len(signs_HP)))
+        num_steps = spec.schedule.num_steps
+        blocks = [Block(index, spec.num_blocks, spec.block_size, spec.seed) for index in range(spec.num_blocks)]
+        for part in [part for block in blocks for part in parts_of(num_steps, block)]:
+            signs_HP = signs_of(num_steps, part)
+            offsets = dithers(num_steps, part)
+            private = stream(spec.seed, "private", own, part.index).standard_normal((2, len(signs_HP)))
             ends = [
                 self._values(np.where(side * signs_HP.numpy() > 0, highs, lows), offsets)
                 + self._noise * PRIVATE * private[row]
                 for row, side in enumerate((1, -1))
             ]
-            blocks.append((signs_HP, torch.from_numpy(ends[0] - ends[1])))
-            total += float(np.mean(ends)) / spec.num_blocks
-        changes, errors = regress(blocks)
+            found.append((signs_HP, torch.from_numpy(ends[0] - ends[1])))
+            total += float(np.mean(ends)) / part.num_blocks
+        changes, errors = regress(found, ratio_columns(num_steps))
         return Changes(total, spec.features.metric, spec.num_images, tuple(changes), tuple(errors))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from strategies import MODERATE, schedules, tiny_network
 
 from models.evaluate import Block, Generator, dithers
-from models.population import perturbed_block, perturbed_tokens, regress, signs_of
+from models.population import parts_of, perturbed_block, perturbed_tokens, ratio_columns, regress, signs_of
 from models.sample import sample
 from models.schedule import GenerationSchedule, components
 
@@ -73,19 +73,51 @@ def test_images_of_one_batch_have_values_of_their_own():
     assert not torch.equal(both[0], both[1])
 
 
-@given(st.integers(1, 5), st.integers(2, 9), st.integers(0, 2**40))
-@settings(max_examples=40, deadline=None)
-def test_signs(num_steps, num_blocks, seed):
-    names = components(num_steps)
-    blocks = [signs_of(num_steps, Block(index, num_blocks, 20, seed)) for index in range(num_blocks)]
-    for signs in blocks:
-        assert signs.shape == (10, len(names))
+def parts_of_all(num_steps, num_blocks, size, seed):
+    return [part for index in range(num_blocks) for part in parts_of(num_steps, Block(index, num_blocks, size, seed))]
+
+
+@given(st.integers(1, 16), st.integers(2, 12), st.sampled_from([20, 24, 100]), st.integers(0, 2**40))
+@settings(max_examples=60, deadline=None)
+def test_signs(num_steps, num_blocks, size, seed):
+    """Shapes, balance, and mask ratios that can be told apart, also where there are more of them than blocks."""
+    names, parts = components(num_steps), parts_of_all(num_steps, num_blocks, size, seed)
+    assert [part.index for part in parts] == list(range(len(parts)))
+    assert {(part.num_blocks, part.seed) for part in parts} == {(len(parts), seed)}
+    assert sum(part.size for part in parts) == num_blocks * size // 2
+    all_signs = [signs_of(num_steps, part) for part in parts]
+    for part, signs in zip(parts, all_signs, strict=True):
+        assert signs.shape == (part.size, len(names))
         assert set(signs.unique().tolist()) <= {-1.0, 1.0}
-    for column, (family, _) in enumerate(names):
-        if family == "mask_ratios":
-            firsts = [float(signs[0, column]) for signs in blocks]
-            assert all(bool((signs[:, column] == signs[0, column]).all()) for signs in blocks)
-            assert abs(sum(firsts)) <= 1 if num_blocks % 2 else sum(firsts) == 0
+    ratios = ratio_columns(num_steps)
+    assert all(bool((signs[:, ratios] == signs[0, ratios]).all()) for signs in all_signs)
+    design = torch.stack([signs[0, ratios] for signs in all_signs])
+    assert bool((design.sum(0).abs() <= len(parts) % 2).all())
+    if num_blocks * size // 2 >= 2 * num_steps:
+        assert len(parts) >= 2 * num_steps
+        assert int(torch.linalg.matrix_rank(design)) == num_steps - 1
+    assert len(parts) == num_blocks or num_blocks < 2 * num_steps  # batches are no smaller than they must be
+
+
+@pytest.mark.parametrize(("num_steps", "num_blocks"), [(4, 10), (8, 10), (8, 4), (16, 10)])
+def test_intervals_hold_where_the_images_of_a_part_have_something_in_common(num_steps, num_blocks):
+    """As their dithered mask counts: pairs are no independent witnesses of a mask ratio then."""
+    random, ratios = np.random.default_rng(1), np.array(ratio_columns(num_steps))
+    truth = random.standard_normal(len(ratios))
+    found = []
+    for seed in range(200):
+        parts = []
+        for part in parts_of_all(num_steps, num_blocks, 100, seed):
+            signs = signs_of(num_steps, part)
+            noise = random.standard_normal(len(signs)) + 0.3 * random.standard_normal()
+            parts.append((signs, torch.from_numpy(signs.numpy() @ truth + noise)))
+        found.append(regress(parts, ratio_columns(num_steps)))
+    changes, errors = (np.array(each) for each in zip(*found, strict=True))
+    inside = np.abs(changes - truth) < 1.96 * errors
+    assert 0.85 < inside[:, ratios].mean() < 0.98  # a few parts: fewer degrees of freedom than the 1.96 is for
+    assert 0.93 < inside[:, ~ratios].mean() < 0.97
+    real, reported = changes.std(0), np.sqrt((errors**2).mean(0))
+    assert np.sqrt((real[ratios] ** 2).mean() / (reported[ratios] ** 2).mean()) < 1.12
 
 
 def test_pairs_are_mirrored_and_share_label_and_noise():
@@ -129,6 +161,8 @@ def test_intervals_of_the_regression_cover_the_truth():
 def test_too_few_pairs():
     with pytest.raises(ValueError, match="3 pairs of images cannot tell 3 values apart"):
         regress([(torch.ones(3, 3), torch.ones(3))])
+    with pytest.raises(ValueError, match="2 parts with one sign each cannot tell 2 values apart"):
+        regress([(torch.ones(5, 2), torch.ones(5))] * 2, [True, True])
 
 
 def test_a_generator_in_bfloat16_paints_codes_and_keeps_float32_logits():
