@@ -135,12 +135,12 @@ def tune(
         raise UserError("db needs a name for this generator: what is remembered is told apart by it")
     moving = sum(family not in fixed for family, _ in components(start.num_steps))
     settings = _fitted(search or DEFAULT_SEARCH, instrument, moving, block_size)
-    lab = Laboratory(features=metric, seed=seed, block_size=block_size, budget_images=budget_images)
     pair = Pair(generator, start)
     store = None if db is None else Store.open(db)
     try:
         fulfiller = OutsideFulfiller(instrument, {family: getattr(start, family) for family in fixed}, store)
         historian = _Historian(fulfiller, watch)
+        lab = Laboratory(metric, seed, block_size, budget_images, cost=fulfiller.cost)
         return run_program(_search(lab, pair, settings, held_out_images, fulfiller, historian), fulfiller, historian)
     finally:
         if store is not None:

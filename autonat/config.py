@@ -16,7 +16,7 @@ from models.features import ClassifierConfig
 from models.files import File, FileError, as_file
 from models.mask_ratio import AnyMaskRatio, ArccosMaskRatio
 from models.networks import NetworkConfig
-from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule, resampled
+from models.schedule import FAMILIES, PRESETS, DecodingRule, GenerationSchedule, components, resampled
 from models.train import TrainingConfig
 
 if TYPE_CHECKING:  # which opens databases
@@ -231,21 +231,23 @@ class Recipe(Strict):
                 counts[f"{where}.warm_start.images"] = search.warm_start.images
             if search.descent is not None:
                 counts[f"{where}.descent.images"] = search.descent.images
-                self._check_descent(f"{where}.descent", search.descent)
+                others = self.front if search is (self.later_search or self.search) else ()
+                self._check_descent(f"{where}.descent", search.descent, [self.schedule.num_steps, *others])
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
         if num_classes <= self.block_size and self.block_size % num_classes:
             raise ValueError(f"block_size {self.block_size} must be a multiple of the {num_classes} classes")
 
-    def _check_descent(self, where: str, descent: Descent) -> None:
+    def _check_descent(self, where: str, descent: Descent, numbers_of_steps: list[int]) -> None:
         """A population's pairs must outnumber the values they tell apart, and pairs lie in one block."""
-        values = len(self.schedule.build().values())
+        most = max(numbers_of_steps)
+        values = len(components(most))
         if descent.estimator == "population":
             if self.block_size % 2:
                 raise ValueError(f"{where}.estimator population needs an even block_size, got {self.block_size}")
             if descent.images <= 2 * values:
-                raise ValueError(f"{where}.images must be above {2 * values}, twice the schedule's {values} values")
+                raise ValueError(f"{where}.images must be above {2 * values}, twice the {values} values of T = {most}")
 
     def files(self) -> dict[str, File]:
         """Every file the study depends on, by its key in the recipe."""

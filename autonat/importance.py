@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from autonat.phases import is_front
 from models.schedule import components
 
 
@@ -26,22 +27,21 @@ class Importance:
 
 
 def importance(decisions: Iterable[dict[str, Any]]) -> list[Importance]:
-    """The most important value first, over the decisions of a study's longest kind of gradients (one number of steps).
+    """The most important value first, over the decisions of a study, those about other numbers of steps left out.
 
-    Decisions without standard errors (the published search's) are left out.
+    Decisions without standard errors (the published search's) are left out too.
     """
-    gradients: dict[int, list[tuple[list[float], list[float]]]] = {}
-    for decision in decisions:
-        if "gradient_standard_errors" in decision:
-            found = (decision["gradient"], decision["gradient_standard_errors"])
-            gradients.setdefault(len(found[0]), []).append(found)
+    gradients = [
+        (decision["gradient"], decision["gradient_standard_errors"])
+        for decision in decisions
+        if "gradient_standard_errors" in decision and not is_front(decision["phase"])
+    ]
     if not gradients:
         return []
-    length = max(gradients, key=lambda count: (len(gradients[count]), count))
     rows = []
-    for index, (family, step) in enumerate(components((length + 2) // 4)):
-        values = [gradient[index] for gradient, _ in gradients[length]]
-        errors = [error[index] for _, error in gradients[length]]
+    for index, (family, step) in enumerate(components((len(gradients[0][0]) + 2) // 4)):
+        values = [gradient[index] for gradient, _ in gradients]
+        errors = [error[index] for _, error in gradients]
         sizes = [abs(beyond_noise(value, error)) for value, error in zip(values, errors, strict=True)]
         count = len(values)
         rows.append(

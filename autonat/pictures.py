@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from autonat.config import Recipe
 from autonat.errors import UserError
 from autonat.execution.worker import Worker
+from autonat.phases import is_front
 from autonat.specs import CheckpointSpec, derived_seed
 from autonat.storage.store import Store
 from models.checkpoint import load_network
@@ -77,7 +78,7 @@ def pairs_of(store: Store, study: str) -> list[Painted]:
         found.append(("baseline", json.loads(row.recipe)["mask_ratio"], recipe.schedule.build()))
     for entry in store.decisions(row.id):
         # What was tuned for other numbers of steps is no round of the study's own.
-        if entry["purpose"] in ("schedule", "mask ratio") and not entry["phase"].startswith("front"):
+        if entry["purpose"] in ("schedule", "mask ratio") and not is_front(entry["phase"]):
             label = f"{entry['phase']}, round {entry['round']}"
             found.append((label, entry["mask_ratio"], schedules.validate_python(entry["schedule"])))
     painted = [

@@ -28,6 +28,7 @@ from autonat.config import Recipe, load_recipe
 from autonat.execution.choice import ExecutorChoice
 from autonat.memo import Memo
 from autonat.orchestrator import run_program, run_study
+from autonat.phases import is_front
 from autonat.progress import ProgressReporter
 from autonat.search.program import Laboratory, Pair, Phase, Program
 from autonat.specs import Evaluation
@@ -86,7 +87,7 @@ def official_of(recipe: Recipe, images: int) -> Recipe:
 
 def images_for_pair(summary: dict[str, Any]) -> int:
     """Images that the search had spent when it had the tuned pair, before other numbers of steps."""
-    return sum(entry["images"] for entry in summary["phases"] if not entry["phase"].startswith("front"))
+    return sum(entry["images"] for entry in summary["phases"] if not is_front(entry["phase"]))
 
 
 def pairs_to_measure(

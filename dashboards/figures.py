@@ -12,7 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.frames import BASELINE, FOUND, HELD_OUT, SYMBOLS, component_label, is_front, mask_ratio_from
+from autonat.phases import is_front
+from dashboards.frames import BASELINE, FOUND, HELD_OUT, SYMBOLS, component_label, mask_ratio_from
 from models.schedule import FAMILIES
 
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from autonat.importance import beyond_noise
 from autonat.metric_columns import COLUMNS
+from autonat.phases import is_front
 from autonat.seed_gap import gap_line
 from autonat.storage.ownership import Owner
 from autonat.storage.tables import journal, results, studies
@@ -183,11 +184,6 @@ def as_frame(rows: Sequence[Mapping[str, Any] | tuple[Any, ...]], columns: Mappi
         # A string column of missing values alone would come out as objects or floats.
         frame[name] = pd.to_datetime(frame[name], utc=True).astype(kind) if "UTC" in kind else frame[name].astype(kind)
     return frame
-
-
-def is_front(phase: str) -> bool:
-    """Whether a phase tunes for another number of steps than the study's: its distances do not compare with those."""
-    return phase.startswith("front")
 
 
 def tuned_for(num_steps: int) -> str:

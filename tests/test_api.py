@@ -571,6 +571,23 @@ def test_a_budget_ends_the_search():
     assert tuned(StandIn(), budget_images=200).images_spent < tuned(StandIn()).images_spent
 
 
+@pytest.mark.parametrize("estimator", ["population", "probes"])
+def test_a_budget_counts_what_the_function_is_asked_for(estimator):
+    """Here a gradient generates another number of images than its settings name, as some families stay fixed."""
+    search = StagedSearch(
+        warm_start=None,
+        descent=Descent(iterations=40, images=200, estimator=estimator),
+        confirmation_images=40,
+    )
+    sampler, fixed = StandIn(), ("guidance_scales", "choice_temperatures")
+    one = tuned(StandIn(), search=search.model_copy(update={"descent": search.descent.model_copy(
+        update={"iterations": 1})}), fixed=fixed)  # fmt: skip
+    result = tuned(sampler, search=search, fixed=fixed, budget_images=5000)
+    assert result.images_spent == sampler.images - 2 * 400  # without the held-out report
+    # The last gradient may begin just below the budget, and a confirmation follows.
+    assert 5000 <= result.images_spent <= 5000 + one.images_spent + 500
+
+
 def test_what_is_fixed_stays_fixed_in_what_is_found():
     fixed = ("guidance_scales", "mask_ratios")
     far, sampler = replace(START, sampling_temperatures=(5.0, 5.0), choice_temperatures=(9.0,)), StandIn()

@@ -116,6 +116,7 @@ def test_a_schedule_written_out(tmp_path):
         ({"training__ratio_groups": 3}, "not a multiple of ratio_groups"),
         ({"network__heads": 3}, "not a multiple of heads"),
         ({"network__num_tokens": 16}, "digits needs 64"),
+        ({"search__descent__images": 60, "front": [16]}, "above 124, twice the 62 values of T = 16"),
         ({"rounds": 0}, "rounds"),
         ({"budget_images": 0}, "budget_images"),
     ],

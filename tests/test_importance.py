@@ -3,8 +3,8 @@ import pytest
 from autonat.importance import importance
 
 
-def decision(gradient, errors):
-    return {"gradient": gradient, "gradient_standard_errors": errors}
+def decision(gradient, errors, phase="schedule"):
+    return {"phase": phase, "gradient": gradient, "gradient_standard_errors": errors}
 
 
 def test_what_exceeds_its_noise_comes_first():
@@ -13,8 +13,8 @@ def test_what_exceeds_its_noise_comes_first():
             {"purpose": "schedule"},
             decision([0.0, 1.0, -3.0, 0.5, 0.0, 0.1], [0.1] * 6),
             decision([0.0, 1.0, -1.0, 0.5, 0.0, -0.1], [0.1] * 6),
-            decision([9.0, 9.0], [0.1, 0.1]),  # of another number of steps, and fewer
-            {"gradient": [1.0] * 6},  # the published search's, without errors
+            *[decision([9.0] * 10, [0.1] * 10, "front T=3")] * 3,  # of another number of steps, and more of them
+            {"phase": "schedule", "gradient": [1.0] * 6},  # the published search's, without errors
         ]
     )
     assert [(row.family, row.step) for row in rows[:3]] == [

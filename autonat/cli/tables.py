@@ -49,6 +49,9 @@ def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
         f"{summary['images_spent']:,} images spent by the search, {trainings}, {seconds:.0f} s. "
         "+- is one standard error." + metric_columns.caption(summary)
     )
+    if summary.get("front_left_out"):  # not in summaries of earlier versions
+        steps = ", ".join(map(str, summary["front_left_out"]))
+        table.caption += f"\nNot tuned, as the images had been spent by then: T = {steps}."
     line = gap_line(summary)
     if line is not None:
         table.caption += f"\n{line}"

@@ -250,7 +250,8 @@ class OutsideFulfiller:
         return result
 
     def cost(self, spec: EvaluationSpec | ProbeSpec | PopulationSpec) -> int:
-        """Images that the user's function generates for a spec (whose schedule keeps the fixed families)."""
+        """Images that the user's function generates for a spec."""
+        spec = self._kept(spec)
         if isinstance(spec, EvaluationSpec):
             return spec.num_images
         if isinstance(spec, ProbeSpec):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autonat.config import FeatureFileConfig, InceptionConfig, Recipe
+from autonat.phases import front_phase
 from autonat.search.accounts import Accounts
 from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
@@ -126,6 +127,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "phases": accounts.as_data(),
         "rounds": rounds,
         "metrics": metrics,
+        "front_left_out": sorted(set(recipe.front) - {pair.schedule.num_steps for pair, _ in front}),
         "front": [
             {
                 "num_steps": pair.schedule.num_steps,
@@ -176,12 +178,15 @@ def _held_out(
 
 def _front(lab: Laboratory, best: Pair, recipe: Recipe, accounts: Accounts) -> Program[list[tuple[Pair, int]]]:
     """The best pair's network tuned for other numbers of steps, each from the nearest one that is tuned already, and
-    the images that were spent on the way to each; the best pair itself first."""
+    the images that were spent on the way to each; the best pair itself first. Once the images have run out there are no
+    more."""
     tuned = {best.schedule.num_steps: (best, lab.spent_images)}
     for num_steps in sorted(set(recipe.front), key=lambda steps: (abs(steps - best.schedule.num_steps), steps)):
+        if not lab.has_budget():  # what is only interpolated is not tuned
+            break
         neighbour, on_the_way = tuned[min(tuned, key=lambda steps: (abs(steps - num_steps), steps))]
         start = Pair(best.training, resampled(neighbour.schedule, num_steps))
-        phase, before = Phase(f"front T={num_steps}", 0), lab.spent_images
+        phase, before = Phase(front_phase(num_steps), 0), lab.spent_images
         verdict = yield from tune_schedule(lab, phase, start, recipe.later_search or recipe.search)
         accounts.close(phase, verdict)
         tuned[num_steps] = (verdict.pair, on_the_way + lab.spent_images - before)

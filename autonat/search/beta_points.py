@@ -10,8 +10,33 @@ from autonat.search.from_scratch import Judged
 from autonat.search.program import Laboratory, Pair, Phase, Program, together
 from autonat.search.rungs import Rungs
 from autonat.search_config import BetaSearch
-from autonat.specs import Evaluation, TrainSpec, derived_seed, paired_difference
+from autonat.specs import Evaluation, TrainSpec, derived_seed
+from models.frechet import standard_error
 from models.mask_ratio import BetaMaskRatio
+
+
+def _mean_shares(repeats: Sequence[Judged]) -> list[float]:
+    """Each block's share of the mean over repeated trainings, which were all measured on the same images."""
+    columns = zip(*(judgement.evaluation.shares for judgement in repeats), strict=True)
+    return [math.fsum(column) / len(column) for column in columns]
+
+
+def _luck(repeats: Sequence[Judged]) -> float:
+    """Standard error of the mean over trainings; 0 for a single one, whose luck nobody knows."""
+    return standard_error([judgement.evaluation.value for judgement in repeats]) if len(repeats) > 1 else 0.0
+
+
+def error_of_mean(repeats: Sequence[Judged]) -> float:
+    """Standard error of the mean over trainings: the images' and, where there are several trainings, their own."""
+    return math.hypot(standard_error(_mean_shares(repeats)), _luck(repeats))
+
+
+def difference(candidate: Sequence[Judged], incumbent: Sequence[Judged]) -> tuple[float, float]:
+    """Mean of the candidate's trainings minus that of the incumbent's, measured on the same images, and its standard
+    error: of the paired images and, where there are several trainings, of these."""
+    means = [math.fsum(one.evaluation.value for one in repeats) / len(repeats) for repeats in (candidate, incumbent)]
+    gaps = [a - b for a, b in zip(_mean_shares(candidate), _mean_shares(incumbent), strict=True)]
+    return means[0] - means[1], math.hypot(standard_error(gaps), _luck(candidate), _luck(incumbent))
 
 
 class BetaPoints:
@@ -41,6 +66,18 @@ class BetaPoints:
 
     def value(self, point: BetaMaskRatio) -> float:
         return math.fsum(judgement.evaluation.value for judgement in self.judged[point]) / len(self.judged[point])
+
+    def against_incumbent(self, point: BetaMaskRatio, base: Evaluation) -> tuple[float, float]:
+        """How much farther a point is than the incumbent, and its standard error. base: the incumbent's evaluation
+        under its own schedule, to which further trainings of its mask ratio count as repeats."""
+        own = [Judged(base, self.incumbent)]
+        if isinstance(self.incumbent.mask_ratio, BetaMaskRatio):
+            own += self.judged.get(self.incumbent.mask_ratio, own)[1:]
+        return difference(self.judged[point], own)
+
+    def best_training(self, point: BetaMaskRatio) -> Judged:
+        """The point's network that measured best, under its schedule."""
+        return min(self.judged[point], key=lambda judgement: judgement.evaluation.value)
 
     def best_of(self, line: Sequence[BetaMaskRatio]) -> BetaMaskRatio:
         known = [point for point in line if point in self.judged]
@@ -72,7 +109,7 @@ class BetaPoints:
             best = self.best_of(line)
             if best == centre or centre not in self.judged or self.exhausted:
                 return
-            change, error = paired_difference(self.judged[best][0].evaluation, self.judged[centre][0].evaluation)
+            change, error = difference(self.judged[best], self.judged[centre])
             if abs(change) > error:
                 return
             yield from self.repeat([best, centre])
@@ -83,7 +120,7 @@ class BetaPoints:
             {
                 "mask_ratio": point,
                 "distance": self.value(point),
-                "standard_error": repeats[0].evaluation.standard_error,
+                "standard_error": error_of_mean(repeats),
                 "trainings": len(repeats),
             }
             for point, repeats in self.judged.items()

@@ -9,7 +9,7 @@ from autonat.search.confirm import Verdict
 from autonat.search.from_scratch import adopt_from_scratch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search_config import BetaSearch
-from autonat.specs import Evaluation, paired_difference
+from autonat.specs import Evaluation
 from models.mask_ratio import BetaMaskRatio
 
 
@@ -18,7 +18,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
 
     A network is judged under the incumbent's schedule and, where the recipe says so, under the best of a short
     search of its own, whichever is better. A point has to beat the incumbent by more than one standard error of the
-    paired difference.
+    paired difference; a point that was trained several times by the mean, and the best of its networks is taken.
 
     With `warm_start` a point goes on from the incumbent's weights for fewer steps, the incumbent's own mask ratio too,
     so that all have been trained for as long. The best is then trained from random weights, as what it gains over the
@@ -86,12 +86,12 @@ def _adopted(centre: BetaMaskRatio, base: Evaluation, points: BetaPoints) -> Pro
     incumbent = points.incumbent
     if centre not in points.judged or centre == incumbent.mask_ratio:
         return Verdict(incumbent, base, 0.0, 0.0), {}  # the budget ended before the first line, or nothing was better
-    best = points.judged[centre][0]
     if points.settings.warm_start is not None:
-        whole = replace(points.training, mask_ratio=centre)
-        verdict, checked = yield from adopt_from_scratch(points.lab, points.phase, incumbent, best, base, whole)
+        whole, first = replace(points.training, mask_ratio=centre), points.judged[centre][0]
+        verdict, checked = yield from adopt_from_scratch(points.lab, points.phase, incumbent, first, base, whole)
         return verdict, {"warm_start": {"steps": points.settings.warm_start.steps, **checked}}
-    change, error = paired_difference(best.evaluation, base)
+    change, error = points.against_incumbent(centre, base)
     if change < -error:
+        best = points.best_training(centre)
         return Verdict(best.pair, best.evaluation, 0.0 - change, error), {}
     return Verdict(incumbent, base, 0.0 - change, error), {}

@@ -5,7 +5,7 @@ store or has it computed, so the same program runs on one machine, on a cluster 
 killed one is resumed by running it again from the start.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -96,11 +96,16 @@ class Pair:
         return self.training.mask_ratio
 
 
+def _images_of(spec: Any) -> int:
+    return int(spec.images)
+
+
 @dataclass
 class Laboratory:
     """Turns a search's wishes into specs and counts the images and trainings they cost.
 
-    The count is of what was asked for, recorded or not, so a resumed study takes the same turns.
+    The count is of what was asked for, recorded or not, so a resumed study takes the same turns. cost: images that
+    are generated for a spec.
     """
 
     features: MetricSpec
@@ -110,6 +115,7 @@ class Laboratory:
     compute: Compute = field(default_factory=Compute)
     spent_images: int = 0
     trained: set[TrainSpec] = field(default_factory=set)
+    cost: Callable[[Any], int] = _images_of
 
     def whole_blocks(self, num_images: int) -> int:
         """The largest number of whole blocks' images up to `num_images`, at least two blocks'."""
@@ -134,7 +140,7 @@ class Laboratory:
         )
 
     def evaluate(self, phase: Phase, specs: Sequence[EvaluationSpec]) -> Program[list[Evaluation]]:
-        self.spent_images += sum(spec.images for spec in specs)
+        self.spent_images += sum(self.cost(spec) for spec in specs)
         results = yield Ask(phase, tuple(specs))
         assert results is not None
         evaluations = [result for result in results if isinstance(result, Evaluation)]
@@ -152,7 +158,7 @@ class Laboratory:
             block_size=self.block_size,
             compute=self.compute,
         )
-        self.spent_images += spec.images
+        self.spent_images += self.cost(spec)
         results = yield Ask(phase, (spec,))
         assert results is not None
         return results[0]
@@ -177,7 +183,7 @@ class Laboratory:
             block_size=self.block_size,
             compute=self.compute,
         )
-        self.spent_images += spec.images
+        self.spent_images += self.cost(spec)
         results = yield Ask(phase, (spec,))
         assert results is not None
         (result,) = results

@@ -18,6 +18,7 @@ from autonat.search_config import (
     StagedSearch,
     WarmStart,
 )
+from autonat.specs import paired_difference
 
 # After so many descents in a row without a confirmed gain there is no further one.
 FRUITLESS = 2
@@ -77,7 +78,7 @@ def _staged(lab: Laboratory, phase: Phase, start: Pair, settings: StagedSearch) 
             fruitless = 0 if verdict.pair != incumbent else fruitless + 1
         incumbent, here, gain = verdict.pair, verdict.promising or verdict.pair, gain + verdict.gain
         variance += verdict.gain_standard_error**2
-        if stage >= 1 and (fruitless == FRUITLESS or not lab.has_budget()):
+        if fruitless == FRUITLESS or not lab.has_budget():
             break
     assert verdict is not None  # the recipe has at least one stage
     # The stages met on different seeds, so their gains add up and so do the variances.
@@ -123,7 +124,12 @@ def _alone(lab: Laboratory, phase: Phase, start: Pair, settings: BlackBoxSearch 
 
 def _official(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Verdict]:
     found = yield from official_search(lab, phase, start, settings)
-    # As published there is no confirmation; this evaluation is for the record.
+    # As published there is no confirmation; these evaluations are for the record, whatever they say.
     seed = lab.seed_for("official confirmation", phase.round)
-    (evaluation,) = yield from lab.evaluate(phase.at("confirmation"), [lab.evaluation(found, settings.images, seed)])
-    return Verdict(found, evaluation, 0.0, 0.0)
+    pairs = [start] if found == start else [start, found]
+    evaluations = yield from lab.evaluate(
+        phase.at("confirmation"), [lab.evaluation(pair, settings.images, seed) for pair in pairs]
+    )
+    base, evaluation = evaluations[0], evaluations[-1]
+    change, error = paired_difference(evaluation, base)
+    return Verdict(found, evaluation, 0.0 - change, error)

@@ -40,10 +40,11 @@ BOX: dict[str, tuple[float, float]] = {
 
 
 def full_space(start: GenerationSchedule) -> Space:
-    """All 4T - 2 values, each on its own, beginning at `start`."""
+    """All 4T - 2 values, each on its own, beginning at `start`; the box is wider where `start` lies outside."""
     names = [f"{family}_{step + 1}" for family, step in components(start.num_steps)]
-    boxes = [BOX[family] for family, _ in components(start.num_steps)]
-    here = [min(high, max(low, value)) for value, (low, high) in zip(coordinates_of(start), boxes, strict=True)]
+    here = coordinates_of(start)
+    families = [BOX[family] for family, _ in components(start.num_steps)]
+    boxes = [(min(low, value), max(high, value)) for value, (low, high) in zip(here, families, strict=True)]
     return Space(
         dict(zip(names, boxes, strict=True)),
         dict(zip(names, here, strict=True)),
