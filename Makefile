@@ -29,6 +29,8 @@ bench: $(VENV)/installed  ## side-by-side measurements
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.frechet
 	$(BIN)/python -m benchmarks.dashboard
+	$(BIN)/python -m benchmarks.stages --size digits
+	$(BIN)/python -m benchmarks.stages --size cifar_cpu
 
 bench-sampling: $(VENV)/installed  ## tokens a second of the sampler against the plain rule
 	$(BIN)/python -m benchmarks.sampling_networks

@@ -102,14 +102,19 @@ def _calibrate(recipe: Recipe) -> tuple[float, float]:
     torch.set_num_threads(1)
     device = device_of(recipe.compute)
     network = build_network(recipe.network).initialise(torch.Generator().manual_seed(0)).eval().to(device)
-    generator = Generator(_with_captions(network, recipe.data), _any_tokenizer(recipe.data), recipe.compute.precision)
+    generator = Generator(
+        _with_captions(network, recipe.data),
+        _any_tokenizer(recipe.data),
+        recipe.compute.precision,
+        recipe.compute.compile,
+    )
     schedule = recipe.schedule.build()
     # Passes of a large network take seconds: a few images tell as much as a block.
     size = recipe.block_size if recipe.network.width <= 128 or device.type == "cuda" else 2
     block = Block(0, 1, size, 0)
-    generator.tokens(schedule, block)
+    generator.tokens(schedule, block).cpu()  # waits for the device
     started = time.perf_counter()
-    generator.tokens(schedule, block)
+    generator.tokens(schedule, block).cpu()
     pass_seconds = (time.perf_counter() - started) / (size * max(1, _passes(schedule)))
     return 0.0 if recipe.training is None else _training_step_seconds(recipe), pass_seconds
 
@@ -122,6 +127,8 @@ def _training_step_seconds(recipe: Recipe) -> float:
     groups = recipe.training.ratio_groups if small else 1
     batch = recipe.training.batch_size if small else 2
     warm, measured = (50, 50) if small and device.type == "cpu" else (2, 2)
+    if recipe.compute.compile:  # most of what is compiled is met in the first steps
+        warm, measured = 100, 100
     short = replace(
         recipe.training, steps=warm + measured, batch_size=batch, ratio_groups=groups, checkpoint_every_steps=10**9
     )
@@ -137,6 +144,7 @@ def _training_step_seconds(recipe: Recipe) -> float:
         labels.to(device),
         recipe.seed,
         precision=recipe.compute.precision,
+        compile=recipe.compute.compile,
         progress=lambda step, loss: ends.append(time.perf_counter()),
         progress_every=warm,
     )

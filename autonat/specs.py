@@ -31,14 +31,17 @@ Labels = Literal["balanced", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What a result is computed on. Noise comes from the device's own generator and bfloat16 rounds, so it is part of
-    the result's name: a number from another device is another draw.
+    """What a result is computed on. Noise comes from the device's own generator, bfloat16 rounds and compiled code adds
+    in another order, so it is part of the result's name: a number from another device is another draw.
+
+    compile: networks through torch.compile, in training and sampling; worth its minutes on a GPU.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +338,7 @@ ADDED_LATER: dict[str, Any] = {
     "start_from": None,
     "until_step": None,
     "devices": 1,
+    "compile": False,
     "enat.reuse": True,
     "uvit.embedding_std": 0.02,
     "uvit.initial_positions": "normal",

@@ -88,7 +88,8 @@ def run(train: str, test: str, out: Path, options: Options, console: "Console") 
                 device=options.device,
                 on_progress=lambda reached: progress.reach(reached.step),
             )
-        found = accuracy(network, test_set)
+        found = accuracy(network.to(options.device), test_set)
+        network = network.cpu()
     except (ValueError, RuntimeError) as error:  # RuntimeError: torch's word for a device that is not there
         raise UserError(str(error)) from error
     about = {

@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
 
 def ratio(plain: Callable[[], object], ours: Callable[[], object], repeats: int = 7) -> tuple[float, float, float]:
     """Median over `repeats` pairs of plain time / our time, and the smallest and largest. One pair warms up."""
@@ -13,6 +15,8 @@ def ratio(plain: Callable[[], object], ours: Callable[[], object], repeats: int 
         for work in (plain, ours):
             started = time.perf_counter()
             work()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
         if repeat:
             ratios.append(seconds[0] / seconds[1])

@@ -12,11 +12,12 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.paired import ratio
 from benchmarks.sampling_networks import plain_sample, random_network
@@ -29,7 +30,7 @@ from models.networks import ENATConfig
 from models.noise import noise_on
 from models.resnet import ResNet, ResNetConfig
 from models.sample import Canvas, FirstStepLogits, GuidedNetwork, Knobs, advance, guided_logits, sample
-from models.schedule import maskgit_cosine
+from models.schedule import GenerationSchedule, maskgit_cosine
 from models.tokenizer import GreyLevelTokenizer
 from models.train import TrainingConfig, train
 from models.vq_autoencoder import AutoencoderConfig, VQAutoencoder
@@ -49,7 +50,7 @@ SIZES = {
         ENATConfig(64, 17, 10, 48, 4, 1, 2, embedding_std=0.2, initial_positions="sinusoidal"), 16, 100
     ),
     "cifar_cpu": Size(ENATConfig(64, 512, 10, 128, 4, 3, 2), 32, 100),
-    "cifar": Size(ENATConfig(64, 1024, 10, 384, 6, 6, 2), 512, 500),
+    "cifar": Size(ENATConfig(64, 512, 10, 384, 6, 6, 2), 512, 250),
     "imagenet256": Size(ENATConfig(256, 1024, 1000, 1024, 16, 22, 2), 64, 64),
 }  # fmt: skip
 
@@ -62,6 +63,11 @@ class Bench:
     device: str
     precision: str
     repeats: int
+
+    @property
+    def schedule(self) -> GenerationSchedule:
+        """MaskGIT's cosine with the same guidance at every step."""
+        return replace(maskgit_cosine(self.num_steps), guidance_scales=(self.guidance,) * self.num_steps)
 
     def seconds(self, work: Callable[[], object]) -> float:
         """The least of a few runs, after one to warm up; on a CPU, where one thread does it all, of its time alone."""
@@ -121,7 +127,7 @@ def stages(
     """Name, seconds for one image, and the multiply-accumulates it needs (0: none to speak of)."""
     size, config, batch = bench.size, bench.size.network, bench.size.images
     network: Any = random_network(config, bench.device)
-    schedule = maskgit_cosine(bench.num_steps)
+    schedule = bench.schedule
     device = torch.device(bench.device)
     labels_B = (torch.arange(batch) % config.num_classes).to(device)
     noise = noise_on(device, 0, 0, (batch, config.num_tokens, config.codebook_size))
@@ -164,11 +170,10 @@ def stages(
     if decode is not None:
         with torch.inference_mode():
             images = decode(tokens_BL)
-            per_image.append(("decoding", bench.seconds(torch.inference_mode()(lambda: decode(tokens_BL))), 0.0))
             features_BD = features.features(images)
-            per_image.append(
-                ("features", bench.seconds(torch.inference_mode()(lambda: features.features(images))), 0.0)
-            )
+        for name, work in (("decoding", lambda: decode(tokens_BL)), ("features", lambda: features.features(images))):
+            seconds = bench.seconds(torch.inference_mode()(work))
+            per_image.append((name, seconds, convolution_macs(work) / batch))
         per_image.append(("statistics", bench.seconds(lambda: Statistics.of(features_BD)), 0.0))
     result = [(name, seconds / batch, macs) for name, seconds, macs in per_image]
     step_seconds = bench.seconds(trained(bench, 2 * steps)) - bench.seconds(trained(bench, steps))
@@ -176,6 +181,13 @@ def stages(
         ("training", step_seconds / steps / size.training_batch, training_macs(size, 1) / size.training_batch),
         *result,
     ]
+
+
+def convolution_macs(work: Callable[[], object]) -> float:
+    """Multiply-accumulates of convolutions and plain products, by PyTorch's counter."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 2
 
 
 def decoder_and_features(name: str, device: str) -> tuple[Callable[..., Any] | None, Any]:
@@ -205,13 +217,13 @@ def before_and_after(bench: Bench, steps: int, pairs: int) -> None:
     rate = steps * bench.size.training_batch / bench.seconds(work)
     show("training", rate, ratio(training_before, work, pairs))
     network = random_network(config, bench.device)
-    schedule = maskgit_cosine(bench.num_steps)
+    schedule = bench.schedule
     labels_B = (torch.arange(batch) % config.num_classes).to(bench.device)
     noise = noise_on(bench.device, 0, 0, (batch, config.num_tokens, config.codebook_size))
     first = FirstStepLogits(network)
 
     def plain() -> object:
-        with before(), torch.no_grad():
+        with before(), torch.no_grad(), bench.precisely():
             return plain_sample(network, schedule, labels_B, noise)
 
     def ours() -> object:

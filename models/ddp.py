@@ -61,6 +61,7 @@ class DeviceTraining:
     until_step: int | None = None
     state_path: Path | None = None
     precision: str = "float32"
+    compile: bool = False
     progress_every: int = 50
 
 
@@ -218,6 +219,7 @@ def _train(
         until_step=training.until_step,
         state_path=training.state_path if ranks.rank == 0 else None,
         precision=training.precision,
+        compile=training.compile,
         progress=progress,
         progress_every=training.progress_every,
         ranks=ranks,

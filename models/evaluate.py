@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.compiled import compiled
 from models.features import DigitClassifier
 from models.frechet import Reference, Statistics, distance_of_features
 from models.images import ImageSet
@@ -66,16 +67,17 @@ class Generator:
     """A network with everything around it that turns a schedule into images.
 
     precision: ``float32``, or ``bfloat16`` for the network's products (torch.autocast); logits are float32 in both.
+    compile: the network through torch.compile (``models.compiled``).
     """
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, precision: str = "float32") -> None:
+    def __init__(self, network: Any, tokenizer: Tokenizer, precision: str = "float32", compile: bool = False) -> None:
         if tokenizer.codebook_size != network.config.codebook_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.codebook_size} codes, the network {network.config.codebook_size}"
             )
-        self.network, self.tokenizer, self.precision = network, tokenizer, precision
+        self.network, self.tokenizer, self.precision = compiled(network) if compile else network, tokenizer, precision
         self.device = next(network.parameters()).device
-        self.first_logits = FirstStepLogits(network, LARGEST_TABLE_BYTES.get(self.device.type, 0))
+        self.first_logits = FirstStepLogits(self.network, LARGEST_TABLE_BYTES.get(self.device.type, 0))
 
     def precisely(self) -> Any:
         """A context in which the network runs at this generator's precision."""

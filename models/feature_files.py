@@ -101,4 +101,4 @@ class NetworkFeatures:
                 f"{tuple(images_BCHW.shape)}"
             )
         batches = images_BCHW.to(self.device).split(self.batch_size)
-        return torch.cat([self._network.features(batch).cpu() for batch in batches])
+        return torch.cat([self._network.features(batch) for batch in batches]).cpu()

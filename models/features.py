@@ -57,8 +57,9 @@ class DigitClassifier(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [B, 1 or 3, 8, 8] to float32 [B, D]. Of three channels (torch-fidelity's form) the first is read."""
-        grey = images[:, :1].to(torch.float32) / 255
+        """uint8 [B, 1 or 3, 8, 8] to float32 [B, D], where the network is. Of three channels (torch-fidelity's form)
+        the first is read."""
+        grey = images[:, :1].to(self.scale.device, torch.float32) / 255
         return F.relu(self.hidden(self.convolutions(grey).flatten(1))) * self.scale
 
     def forward(self, images: Tensor) -> Tensor:

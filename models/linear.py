@@ -18,6 +18,8 @@ WORTHWHILE_MACS_IN_TRAINING = 16_000_000
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # the compiler has products of its own
+        return False
     return bool(
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

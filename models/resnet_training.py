@@ -143,9 +143,9 @@ def train_resnet(
             if not math.isfinite(value):
                 raise ValueError(f"the loss is {value} at step {step + 1}: the learning rate is too high")
             on_progress(Progress(step + 1, steps, value, time.monotonic() - started))
-    trained = folded(network)
+    trained = folded(network).to(device)
     _scale(trained, data.images)
-    return trained
+    return trained.cpu()
 
 
 def epoch_views(seed: int, epoch: int, num_images: int, size: int, padding: int) -> tuple[np.ndarray, ...]:
@@ -172,7 +172,7 @@ def _take_pixels_in(network: ResNet, images: np.ndarray) -> None:
 @torch.inference_mode()
 def _scale(network: ResNet, images: np.ndarray) -> None:
     batches = torch.from_numpy(images).split(EVALUATION_BATCH)
-    features_ND = torch.cat([network.features(batch) for batch in batches]).double()
+    features_ND = torch.cat([network.features(batch.to(network.scale.device)) for batch in batches]).double()
     spread = features_ND.var(dim=0).sum()
     if not (torch.isfinite(spread) and spread > 0):
         raise ValueError("the trained features are the same for every image: train longer, or at a lower learning rate")
@@ -181,12 +181,12 @@ def _scale(network: ResNet, images: np.ndarray) -> None:
 
 @torch.inference_mode()
 def accuracy(network: ResNet, data: LabelledImages) -> float:
-    """The share of images that the network gives their class."""
-    right = 0
+    """The share of images that the network, on whatever device, gives their class."""
+    right, device = 0, network.scale.device
     for images, labels in zip(
         torch.from_numpy(data.images).split(EVALUATION_BATCH),
         torch.from_numpy(data.labels).split(EVALUATION_BATCH),
         strict=True,
     ):
-        right += int((network(network.normalised(images)).argmax(1) == labels).sum())
+        right += int((network(network.normalised(images.to(device))).argmax(1).cpu() == labels).sum())
     return right / len(data.labels)

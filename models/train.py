@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoint import build_network
+from models.compiled import compiled
 from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
 from models.networks import NetworkConfig
@@ -109,6 +110,11 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1, label_smoothing=label_smoothing)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, which nothing waits for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _group_loss(
     network: Any,
     average: Any,
@@ -129,8 +135,9 @@ def _group_loss(
     further_BL = torch.from_numpy(generator.random((batch, length)))
     dropped_B = torch.from_numpy(generator.random(batch)) < config.class_dropout
 
-    masked_BL = mask_from_uniform(uniform_BL, torch.as_tensor(counts_B).expand(batch)).to(tokens_BL.device)
-    labels_B = labels_B.masked_fill(dropped_B.to(labels_B.device), network.null_class)
+    device = tokens_BL.device
+    masked_BL = sent(mask_from_uniform(uniform_BL, torch.as_tensor(counts_B).expand(batch)), device)
+    labels_B = labels_B.masked_fill(sent(dropped_B, device), network.null_class)
     if not one_count:
         features_BLD = network(tokens_BL, masked_BL, labels_B).features_BLD
         logits = network.logits(features_BLD[masked_BL][None])[0]
@@ -138,15 +145,14 @@ def _group_loss(
     reused = None
     if reuse:
         extra = extra_masked_count(length - count, float(extra_uniform))
-        earlier_BL = mask_further(masked_BL, further_BL.to(masked_BL.device), extra)
+        earlier_BL = mask_further(masked_BL, sent(further_BL, device), extra)
         with torch.no_grad():
             reused = average(tokens_BL, earlier_BL, labels_B, None, count + extra)
     state = network(tokens_BL, masked_BL, labels_B, reused, count)
-    # Boolean indexing of equal rows keeps the rows; the loss is over masked tokens alone.
-    features = state.features_BLD[masked_BL].reshape(batch, count, -1)
-    return masked_cross_entropy(
-        network.logits(features), tokens_BL[masked_BL].reshape(batch, count), config.label_smoothing
-    )
+    # The loss is over masked tokens alone; their number is known, so that nothing waits for the device.
+    masked_BM = torch.argsort(masked_BL.long(), dim=1, descending=True, stable=True)[:, :count]
+    features = state.features_BLD.gather(1, masked_BM[..., None].expand(-1, -1, state.features_BLD.shape[-1]))
+    return masked_cross_entropy(network.logits(features), tokens_BL.gather(1, masked_BM), config.label_smoothing)
 
 
 def train(
@@ -161,6 +167,7 @@ def train(
     until_step: int | None = None,
     state_path: Path | None = None,
     precision: str = "float32",
+    compile: bool = False,
     progress: Callable[[int, float], None] | None = None,
     progress_every: int = 50,
     ranks: Ranks = ALONE,
@@ -172,8 +179,9 @@ def train(
     many of the steps, with the state kept, so that a later call goes on. state_path: where the training
     state is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
     is called every `progress_every` steps. precision: ``float32``, or ``bfloat16`` for the
-    products (torch.autocast; weights, moments and the average stay float32). ranks: the processes that train together,
-    each calling this; start_from, state_path and progress are for rank 0 alone.
+    products (torch.autocast; weights, moments and the average stay float32). compile: both networks through
+    torch.compile (``models.compiled``). ranks: the processes that train together, each calling this; start_from,
+    state_path and progress are for rank 0 alone.
     """
     end = config.steps if until_step is None else until_step
     if not 1 <= end <= config.steps:
@@ -191,6 +199,9 @@ def train(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     # The same parameters as plain tensors, for the moving average.
     values: list[Tensor] = list(trained)
+    if compile:
+        compiled(network)
+        compiled(average)
     averaged: list[Tensor] = [
         parameter for name, parameter in average.named_parameters() if not name.startswith("prev_embedder")
     ]
@@ -219,7 +230,7 @@ def train(
     rows = ranks.share(config.batch_size)
     due = time.monotonic() + 60 * config.checkpoint_every_minutes
     for step in range(start, end):
-        indices = torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)[rows]).to(device)
+        indices = sent(torch.from_numpy(batch_indices(len(tokens_NL), config.batch_size, step, seed)[rows]), device)
         tokens_BL, labels_B = tokens_NL[indices].long(), labels_N[indices]
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             losses = [

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class Worker:
         def load(path: Path) -> Generator:
             network = load_network(path) if trained_here else load_any(path, spec.network)
             network = with_conditions(network.to(device_of(compute)), spec.data)
-            return Generator(network, tokenizer_of(spec.data, device_of(compute)), compute.precision)
+            return Generator(network, tokenizer_of(spec.data, device_of(compute)), compute.precision, compute.compile)
 
         # One file may be asked for with other captions or another tokenizer.
         return self._keep(f"generator {fingerprint(spec)} {compute}", path, load)
@@ -164,6 +165,7 @@ class Worker:
             until_step=spec.until_step,
             state_path=state_path,
             precision=spec.compute.precision,
+            compile=spec.compute.compile,
         )
         network, loss = train_on_devices(training, start_from=self._start_of(spec), progress=progress)
         save_network(self.artifacts.path(name), network)
@@ -222,9 +224,8 @@ class Worker:
 
     def _feature_changes(self, task: FeatureChangeTask) -> list[Change]:
         spec = task.spec
-        return feature_changes(
-            self.generator(spec.training, spec.compute), spec.schedule, self._block(spec, task.block)
-        )
+        compute = replace(spec.compute, compile=False)  # layers are listened to, which compiled code has not
+        return feature_changes(self.generator(spec.training, compute), spec.schedule, self._block(spec, task.block))
 
     def _probe(self, task: ProbeTask) -> list[float]:
         spec = task.spec
