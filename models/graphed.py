@@ -96,14 +96,18 @@ class GraphedSampler:
     def _record(self) -> None:
         if self.first_logits is not None:
             self.first_logits.unconditional()  # computed before recording
+        # Autocast keeps its copies of the weights for as long as its context lasts, which is not as long as the graph.
+        precisely = torch.autocast(
+            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+        )
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        with torch.cuda.stream(aside), precisely:
             for _ in range(3):  # libraries set up what they allocate at first use
                 self._run()
         torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph), precisely:
             self._tokens_BL = self._run()
 
     def __call__(self, labels_B: Tensor, noise: Noise) -> Tensor:

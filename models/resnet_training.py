@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from models.determinism import in_one_order
 from models.random_streams import stream
 from models.resnet import ResNet, ResNetConfig, folded, initialise
 
@@ -106,7 +107,7 @@ def train_resnet(
 
     Raises ValueError where there are fewer images than one batch holds, or the loss is no longer a number.
     """
-    device = torch.device(device)
+    device = in_one_order(torch.device(device))
     if len(data.images) < config.batch_size:
         raise ValueError(f"{len(data.images)} training images are fewer than one batch of {config.batch_size}")
     network = initialise(ResNet(network_config, folded=False), torch.Generator().manual_seed(seed))

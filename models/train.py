@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.checkpoint import build_network
 from models.compiled import compiled
+from models.determinism import in_one_order
 from models.mask_ratio import MaskRatio
 from models.masking import draw_masked_counts, extra_masked_count, mask_from_uniform, mask_further
 from models.networks import NetworkConfig
@@ -186,7 +187,7 @@ def train(
     end = config.steps if until_step is None else until_step
     if not 1 <= end <= config.steps:
         raise ValueError(f"until_step must lie in 1 to {config.steps}, got {end}")
-    device = tokens_NL.device
+    device = in_one_order(tokens_NL.device)
     network = build_network(network_config).initialise(torch.Generator().manual_seed(seed)).to(device).train()
     if start_from is not None:
         try:

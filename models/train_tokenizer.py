@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.determinism import in_one_order
 from models.quantizers import VectorQuantizer
 from models.random_streams import stream
 from models.tokenizer import Tokenizer
@@ -149,7 +150,7 @@ def train_tokenizer(
         )
     if not len(images_NCHW):
         raise ValueError("there are no images to train on")
-    device = images_NCHW.device
+    device = in_one_order(images_NCHW.device)
     state = _Training(config, training, seed, device, precision, compiled)
     identity = repr((config, training, seed, precision, _digest(images_NCHW)))
     start = 0

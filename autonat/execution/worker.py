@@ -48,6 +48,7 @@ from autonat.storage.artifacts import Artifacts, file_sha256
 from models.checkpoint import CheckpointError, load_network, save_network
 from models.data import Data, tokenizer_of, training_tokens, with_conditions
 from models.ddp import DeviceError, DeviceTraining, train_on_devices
+from models.determinism import in_one_order
 from models.evaluate import Block, Generator, evaluate_block, real_distance, reference_of
 from models.feature_change import Change, feature_changes
 from models.feature_files import NetworkFeatures
@@ -287,4 +288,4 @@ def device_of(compute: Compute) -> torch.device:
     """The device of a recipe. Raises UserError where this machine has none."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("the recipe says compute.device: cuda, but this machine has no CUDA device")
-    return torch.device(compute.device)
+    return in_one_order(torch.device(compute.device))
