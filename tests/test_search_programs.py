@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import scipy.stats
 from studies_for_tests import tiny_recipe
 
 from autonat.execution.simulated import SimulatedLandscape
@@ -11,7 +12,8 @@ from autonat.orchestrator import run_program
 from autonat.search.alternation import alternate, start_of
 from autonat.search.confirm import DECISIVE, LOOKS, confirm, duel, race
 from autonat.search.coordinates import RANGE, coordinates_of, schedule_at
-from autonat.search.descent import measure_gradient
+from autonat.search.descent import _Width, measure_gradient
+from autonat.search.family import BETA_CENTRE, CENTRE, schedule_of
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Phase
 from autonat.search.schedule_search import tune_schedule
@@ -272,6 +274,35 @@ def test_every_black_box_method_gains_and_spends_what_it_says(method, space):
     again = SimulatedLandscape(OPTIMUM, noise=0.5)
     assert tuned(settings, again, 0, FAR)[1] == verdict
     assert again.fulfilled == landscape.fulfilled
+
+
+def test_mask_ratios_along_a_beta_distribution():
+    """The other shape of the smooth family: 1 - F(s), at the ends of a search as anywhere."""
+    landscape = SimulatedLandscape(OPTIMUM)
+    settings = BOTH.model_copy(update={"warm_start": WARM.model_copy(update={"ratio_shape": "beta_cdf"})})
+    start, verdict = tuned(settings, landscape, 0)
+    assert truth(landscape, verdict.pair) < truth(landscape, start) - 0.1
+    ratios = schedule_of({**BETA_CENTRE, **CENTRE}, 4, "enat", "beta_cdf").mask_ratios
+    expected = [1 - scipy.stats.beta.cdf(step / 4, BETA_CENTRE["ratio_alpha"], BETA_CENTRE["ratio_beta"])
+                for step in (1, 2, 3)]  # fmt: skip
+    assert ratios == pytest.approx(expected)
+
+
+def test_differences_grow_while_a_direction_is_lost_in_noise():
+    """Twice as wide at a time up to `widest`, never further where the images get clearly worse, and back once clear."""
+    width = _Width.of(Descent(difference=0.3, widest=4.0))
+    for expected in (0.6, 1.2, 1.2):
+        assert not width.is_too_wide(1.0)
+        width.refocus(is_known=False)
+        assert width.current == pytest.approx(expected)
+    assert width.is_too_wide(1.3)
+    assert width.current == width.widest == pytest.approx(0.6)
+    width.refocus(is_known=False)
+    assert width.current == pytest.approx(0.6)
+    for _ in range(3):
+        width.refocus(is_known=True)
+    assert width.current == pytest.approx(0.3)
+    assert not width.is_too_wide(9.0)  # what is asked for is never left out
 
 
 def test_spsa_gains_with_two_evaluations_a_step():
