@@ -111,9 +111,9 @@ class Memo:
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
         metrics = [spec for spec in measured if isinstance(spec, MetricsSpec)]
-        evaluations = {spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)}
-        together = evaluations & {spec.evaluation for spec in metrics}
-        self._evaluate([spec for spec in measured if spec in evaluations - together])
+        together = {spec.evaluation for spec in metrics}.intersection(measured)
+        evaluations = [spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)]
+        self._evaluate([spec for spec in evaluations if spec not in together])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
         self._perturb([spec for spec in measured if isinstance(spec, PopulationSpec)])
         self._measure(metrics, together)
@@ -142,9 +142,11 @@ class Memo:
             self._verified.add(name)
         return result
 
-    def _record(self, spec: Spec, result: Result, seconds: float, sha256: str | None = None) -> None:
+    def _record(
+        self, spec: Spec, result: Result, seconds: float, sha256: str | None = None, images: int | None = None
+    ) -> None:
         ledger = self._ledger.take() if self._ledger is not None else []
-        self.store.record(spec, result, seconds, sha256, ledger)
+        self.store.record(spec, result, seconds, sha256, ledger, images)
         kind = type(spec).__name__
         self.computed[kind] = self.computed.get(kind, 0) + 1
 
@@ -297,8 +299,14 @@ class Memo:
         groups = [(spec, [PopulationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)
 
-    def _measure(self, specs: Sequence[MetricsSpec], evaluations: Collection[EvaluationSpec | OneStepSpec]) -> None:
-        """Metrics of single images, and those of the evaluations that are of the same images."""
+    def _measure(self, specs: Sequence[MetricsSpec], evaluations: Collection[Spec]) -> None:
+        """Metrics of single images, and those of the evaluations that are of the same images: the first metrics of an
+        evaluation carry it, images and seconds are then its own."""
+        carried = {spec.evaluation: spec for spec in reversed(specs) if spec.evaluation in evaluations}
+
+        def carries(spec: MetricsSpec) -> bool:
+            return carried.get(spec.evaluation) is spec
+
         real: dict[MetricSpec, Tensor] = {}
         for features in {spec.features for spec in specs}:
             self._reference(features)
@@ -313,8 +321,8 @@ class Memo:
 
         def finish(spec: MetricsSpec, kept: list[tuple[MetricBlock, Statistics | None]], seconds: float) -> None:
             blocks = [block for block, _ in kept]
-            if spec.evaluation in evaluations:
-                self._finish_evaluation(spec.evaluation, [statistics for _, statistics in kept], 0.0)
+            if carries(spec):
+                self._finish_evaluation(spec.evaluation, [statistics for _, statistics in kept], seconds)
             rows_MD = real[spec.features]
             sampled = sum(len(block.features_BD) for block in blocks)
             metrics = Metrics(
@@ -326,11 +334,10 @@ class Memo:
                 reference_images=len(rows_MD),
                 kid_subset_images=kid_subset_images(spec.names, sampled, len(rows_MD)),
             )
-            self._record(spec, metrics, seconds)
+            self._record(spec, metrics, *((0.0, None, 0) if carries(spec) else (seconds,)))
 
         groups = [
-            (spec, [MetricsTask(spec, block, spec.evaluation in evaluations) for block in range(spec.num_blocks)])
-            for spec in specs
+            (spec, [MetricsTask(spec, block, carries(spec)) for block in range(spec.num_blocks)]) for spec in specs
         ]
         self._by_spec(groups, finish, keep)
 

@@ -1,7 +1,8 @@
 """Blocks of evaluations in wide features, on disk until the evaluation is whole.
 
 50,000 images of 2,048 features are 400 MB, and their blocks' covariances 16 GB: neither has to fit into memory. What is
-finished also survives a kill in the middle of an evaluation that takes an hour.
+finished also survives a kill in the middle of an evaluation that takes an hour (not where further metrics look at the
+same images: their blocks are painted again).
 """
 
 import os

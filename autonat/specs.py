@@ -34,7 +34,8 @@ class Compute:
     """What a result is computed on. Noise comes from the device's own generator, bfloat16 rounds and compiled code adds
     in another order, so it is part of the result's name: a number from another device is another draw.
 
-    compile: networks through torch.compile, in training and sampling; worth its minutes on a GPU.
+    compile: networks through torch.compile, in training and sampling; worth its minutes on a GPU. What is compiled
+    depends on the counts that a process meets first, so that results of two processes agree but for rounding.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

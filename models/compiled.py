@@ -14,7 +14,7 @@ def compiled(network: Any) -> Any:
     """The same network with `forward` and `logits` compiled; returns it. Its weights and their names stay as they are.
 
     Counts of masked tokens are symbols in what is compiled, so it serves every step of every schedule. Results differ
-    from the network's own in their last bits.
+    from the network's own in their last bits, and may differ between processes that met other counts first.
     """
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     for name in ("forward", "logits"):

@@ -43,8 +43,8 @@ def test_a_compiled_network_differs_by_rounding_alone():
         assert torch.allclose(own, other, rtol=1e-4, atol=1e-5)
 
 
-def test_counts_are_symbols_and_nothing_breaks_the_graph(monkeypatch):
-    """Captured by the compiler's front end alone, which is quick."""
+def counting(monkeypatch):
+    """Captured by the compiler's front end alone, which is quick; the graphs that it was given."""
     graphs = []
 
     def backend(graph, inputs):
@@ -52,6 +52,11 @@ def test_counts_are_symbols_and_nothing_breaks_the_graph(monkeypatch):
         return graph
 
     monkeypatch.setattr(models.compiled, "BACKEND", backend)
+    return graphs
+
+
+def test_counts_are_symbols_and_nothing_breaks_the_graph(monkeypatch):
+    graphs = counting(monkeypatch)
     torch._dynamo.utils.counters.clear()
     network = compiled(tiny_network())
     expected = passes(tiny_network(), [13, 11, 9, 7, 5, 3])
@@ -64,11 +69,12 @@ def test_counts_are_symbols_and_nothing_breaks_the_graph(monkeypatch):
 
 
 def test_a_training_with_compiled_networks(monkeypatch):
-    monkeypatch.setattr(models.compiled, "BACKEND", "eager")
+    graphs = counting(monkeypatch)
     config = replace(CONFIG, steps=6)
     plain, loss = train(NETWORK, config, MASK_RATIO, *data(), 1)
     found, own = train(NETWORK, config, MASK_RATIO, *data(), 1, compile=True)
     assert own == pytest.approx(loss, rel=1e-5)
+    assert len(graphs) >= 3  # passes with a gradient, the average's without, logits
     for one, other in zip(plain.parameters(), found.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
 
@@ -82,8 +88,12 @@ def test_compiled_results_have_names_of_their_own():
 
 @pytest.mark.slow
 def test_a_study_with_compiled_networks(tmp_path, monkeypatch):
-    monkeypatch.setattr(models.compiled, "BACKEND", "eager")
+    graphs = counting(monkeypatch)
     write_recipe(tmp_path, compute={"compile": True}, phases=["schedule"], search__descent=None,
                  search__warm_start={"trials": 2, "random_trials": 2, "batch": 2, "images": 40, "keep": 1})  # fmt: skip
     run_ok("run", tmp_path / "recipe.yaml", "--db", tmp_path / "study.db", "--workers", 0)
-    assert "finished" in run_ok("show", "tiny", "--db", tmp_path / "study.db")
+    trained = len(graphs)
+    assert trained >= 3
+    torch._dynamo.reset()
+    run_ok("verify", "tiny", "--db", tmp_path / "study.db", "--count", 3, "--workers", 0)
+    assert len(graphs) > trained  # those that paint

@@ -635,8 +635,8 @@ def test_a_black_box_can_go_back_to_its_start():
     coordinates = coordinates_of(start)
     assert schedule_at(coordinates, start).values() == pytest.approx(start.values())
     assert schedule_at(coordinates, start).sampling_temperatures[-1] == 0.0
-    moved = [value + 0.5 for value in coordinates]
-    assert schedule_at(moved, start).sampling_temperatures[-1] > 0.05
+    assert schedule_at([value + 0.5 for value in coordinates], start).sampling_temperatures[-1] > 0.05
+    assert schedule_at([value - 0.5 for value in coordinates], start).sampling_temperatures[-1] == 0.0
 
 
 def test_the_published_search_says_what_it_gained():

@@ -22,6 +22,7 @@ from autonat.specs import (
     Trained,
     TrainSpec,
     fingerprint,
+    painted,
 )
 from models.frechet import standard_error
 from models.mask_ratio import AnyMaskRatio, BetaMaskRatio
@@ -73,10 +74,10 @@ class SimulatedLandscape:
         """Nothing to write down."""
 
     def fulfil(self, requests: Sequence[Spec]) -> list[Result]:
+        self.asked += sum(spec.images for spec in painted(requests))
         return [self._answer(spec) for spec in requests]
 
     def _answer(self, spec: Spec) -> Result:
-        self.asked += spec.images
         self.fulfilled.append(spec)
         if isinstance(spec, FeatureSpec):
             return Features(0.99, self.floor / 2, 0.01, 500)

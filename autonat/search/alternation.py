@@ -94,7 +94,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         trained = verdict.pair
         if trained == best:
             break
-        if "schedule" in recipe.phases:
+        if "schedule" in recipe.phases and lab.has_budget():
             phase = Phase("schedule", rounds)
             later_search = recipe.later_search or recipe.search
             verdict = yield from tune_schedule(lab, phase, trained, later_search)

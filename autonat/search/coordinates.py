@@ -45,12 +45,13 @@ def coordinates_of(schedule: GenerationSchedule) -> list[float]:
 def schedule_at(coordinates: list[float], like: GenerationSchedule) -> GenerationSchedule:
     """The schedule of the given coordinates, with the length and rule of another.
 
-    What was outside the range there, as a sampling temperature of 0, stays what it was until it is moved.
+    What was outside the range there, as a sampling temperature of 0, stays what it was until it is moved inside.
     """
     families = [family for family, _ in components(like.num_steps)]
     values = []
     for family, coordinate, before in zip(families, coordinates, like.values(), strict=True):
         low, high = RANGE[family]
-        kept = not low <= before <= high and coordinate == to_coordinate(family, before)
-        values.append(before if kept else to_value(family, coordinate))
+        edge = to_coordinate(family, before)
+        stays = (before < low and coordinate <= edge) or (before > high and coordinate >= edge)
+        values.append(before if stays else to_value(family, coordinate))
     return like.with_values(values)

@@ -133,10 +133,12 @@ class Store:
         seconds: float,
         artifact_sha256: str | None = None,
         ledger: Sequence[dict[str, Any]] = (),
+        images: int | None = None,
     ) -> None:
         """Remember a result for good, and rows of the task ledger with it.
 
-        Recording it again (a recomputed artifact) only updates the hash.
+        images: painted for it, the spec's unless given (another result's may have served). Recording it again (a
+        recomputed artifact) only updates the hash.
         """
         from autonat.specs import canonical_json, fingerprint
 
@@ -145,7 +147,7 @@ class Store:
             "kind": type(spec).__name__,
             "spec": canonical_json(asdict(spec)),
             "result": json.dumps(asdict(result), sort_keys=True),
-            "images": spec.images,
+            "images": spec.images if images is None else images,
             "seconds": seconds,
             "artifact_sha256": artifact_sha256,
             "created_at": datetime.now(UTC),
