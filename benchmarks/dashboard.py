@@ -8,7 +8,6 @@ clock's, as other work on the machine moves the latter alone.
 import json
 import os
 import queue
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks.browser import executable
 from benchmarks.huge_study import append_evaluations, write_huge_study
 from dashboards import plots
 from dashboards.app import make_app
@@ -24,7 +24,6 @@ from dashboards.plots import VIEWS, Choice
 from dashboards.reader import Reader
 
 EVALUATIONS = 10_000
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
                     plot.figure(reader, choice).to_json()
             updates.append(watch.seconds)
         _show("update of 'study' after ten more evaluations (target 0.300 s)", updates)
-        browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
+        browser = executable()
         if browser is None:
             print("no Chromium here: the page itself is not timed")
             return

@@ -12,6 +12,7 @@ prints a table; --markdown and --figure write it for docs/search.md.
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from autonat.search.program import Ask, Decision, Laboratory, Pair, Phase, Progr
 from autonat.search.schedule_search import tune_schedule
 from autonat.specs import Evaluation, EvaluationSpec, Result
 from autonat.storage.store import Store
+from benchmarks.browser import picture
 from models.schedule import GenerationSchedule
 
 HELD_OUT_IMAGES = 5000
@@ -193,29 +195,66 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def summary(runs: list[Run]) -> str:
+    """A line a network, T and method: medians over seeds, beside the published search's best of each seed."""
+    lines = [
+        "| network Beta | T | method | seeds | images spent | distance at the end | of the published search's best "
+        "| images to that best: so many times fewer, by seed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    published = {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
+    groups = dict.fromkeys((run.network, run.num_steps, run.method) for run in runs)
+    for network, num_steps, method in groups:
+        own = [run for run in runs if (run.network, run.num_steps, run.method) == (network, num_steps, method)]
+        shares, fewer = [], []
+        for run in own:
+            target = published.get((network, num_steps, run.seed))
+            if target is None:
+                continue
+            shares.append(run.final[1] / target.best[1])
+            needed = run.images_to(target.best[1])
+            if target.best[0] == 0:
+                fewer.append("(it was its start)")
+            else:
+                fewer.append(f"{target.best[0] / needed:.1f}" if needed else "not reached")
+        share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})" if shares else ""
+        images, distance = (statistics.median(run.final[part] for run in own) for part in (0, 1))
+        lines.append(
+            f"| {network} | {num_steps} | {method} | {len(own)} | {images:,.0f} | {distance:.2f} | {share} "
+            f"| {', '.join(fewer)} |"
+        )
+    return "\n".join(lines)
+
+
 def figure(runs: list[Run], path: Path) -> None:
-    """Held-out distance over images spent, one panel a network and number of steps (SVG by Plotly needs a browser; this
-    writes HTML)."""
+    """Held-out distance over images spent, one panel a network and number of steps: HTML, or by a browser a PNG."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     panels = sorted({(run.network, run.num_steps) for run in runs})
-    plot = make_subplots(cols=len(panels), rows=1, subplot_titles=[f"Beta({n}), T={t}" for n, t in panels])
+    titles = [f"Beta({network.replace(',', ', ')}), T = {steps}" for network, steps in panels]
+    plot = make_subplots(cols=len(panels), rows=1, subplot_titles=titles, shared_yaxes=True)
     colours = dict(
         zip(METHODS, ["#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#999999", "#d55e00"], strict=True)
     )
+    named: set[str] = set()
     for run in runs:
-        images, values, errors = zip(*run.trail, strict=True)
+        # The start has no place on a logarithmic axis: it stands at the left edge.
+        images, values, errors = zip(*((max(images, 300), *rest) for images, *rest in run.trail), strict=True)
         plot.add_trace(
             go.Scatter(
                 x=images, y=values, error_y={"array": errors}, name=run.method, legendgroup=run.method,
-                line={"color": colours[run.method]}, showlegend=run.seed == min(r.seed for r in runs),
+                line={"color": colours[run.method]}, showlegend=run.method not in named,
             ),
             row=1, col=panels.index((run.network, run.num_steps)) + 1,
         )  # fmt: skip
+        named.add(run.method)
     plot.update_xaxes(title="images spent by the search", type="log")
-    plot.update_yaxes(title="held-out FD(digits-cnn)", type="log")
-    plot.write_html(path, include_plotlyjs="cdn")
+    plot.update_yaxes(title="held-out FD(digits-cnn)", type="log", col=1)
+    width, height = 160 + 440 * len(panels), 480
+    plot.update_layout(template="simple_white", width=width, height=height, margin={"l": 60, "r": 20, "t": 40, "b": 50})
+    html = plot.to_html(include_plotlyjs=True)
+    path.write_bytes(picture(html, width, height) if path.suffix == ".png" else html.encode())
 
 
 def main() -> None:
@@ -229,7 +268,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="an HTML page, or with Playwright and a Chromium a .png")
     options = parser.parse_args()
     store = Store.open(options.db)
     runs: list[Run] = []
@@ -241,9 +280,10 @@ def main() -> None:
                     for method in options.methods:
                         runs.append(measure(memo, method, network, num_steps, seed, options.budget))
                         print(table(runs).splitlines()[-1], flush=True)
-    print(table(runs))
+    text = f"{summary(runs)}\n\n{table(runs)}"
+    print(text)
     if options.markdown:
-        options.markdown.write_text(table(runs) + "\n")
+        options.markdown.write_text(text + "\n")
     if options.json:
         options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1))
     if options.figure:
