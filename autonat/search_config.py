@@ -35,14 +35,16 @@ class WarmStart(Strict):
 class Descent(Strict):
     """Finite-difference descent. `difference` and `learning_rate` are in units of each family's scale.
 
-    estimator: `population`, every image under a perturbation of its own, or `probes`, central differences value by
-    value. A gradient takes `images` at a time until the cosine of its angle to the truth is estimated at `confidence`,
+    estimator: `population`, every image under a perturbation of its own, or `probes`, value by value; sides: of probes,
+    `central` differences, or `forward` ones, which take half the images and have an error of the order of `difference`.
+    A gradient takes `images` at a time until the cosine of its angle to the truth is estimated at `confidence`,
     or `max_images` are spent (`images` unless given). check_every: so many iterations apart the walk is compared with
     where it was; what is confirmed worse is taken back and the rate halved. 0: never. widest: how many times
     `difference` may grow while gradients are lost in noise; wide ones tell of other schedules than the one at hand.
     """
 
     estimator: Literal["population", "probes"] = "population"
+    sides: Literal["central", "forward"] = "central"
     iterations: int = Field(12, ge=1)
     images: int = 1000
     max_images: int | None = None

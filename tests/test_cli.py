@@ -17,6 +17,7 @@ from autonat.cli.tables import summary_table
 from autonat.storage.store import Store
 
 RESULT_KEYS = {
+    "front",
     "baseline",
     "tuned_schedule",
     "tuned",

@@ -231,6 +231,28 @@ def test_both_estimators_agree_where_there_is_no_noise(estimator):
     )
 
 
+def test_forward_differences_take_half_the_probes():
+    """Of a bowl they are off by its curvature times the difference, and at a range's upper end they look back."""
+    landscape = SimulatedLandscape(OPTIMUM, noise=0.0)
+    lab, pair = laboratory()
+    pair = replace(pair, schedule=replace(pair.schedule, guidance_scales=(0.0, RANGE["guidance_scales"][1], 1.0)))
+    settings = Descent(estimator="probes", images=40)
+    central, forward = (
+        run_program(
+            measure_gradient(lab, PHASE, pair, settings.model_copy(update={"sides": sides}), (sides,)), landscape
+        )[0]
+        for sides in ("central", "forward")
+    )
+    probes = [len(spec.probes) for spec in landscape.fulfilled]
+    assert probes == [2 * len(components(3)), len(components(3))]
+    edge = components(3).index(("guidance_scales", 1))
+    for index, (family, _) in enumerate(components(3)):
+        if index != edge and family != "choice_temperatures":
+            curvature = settings.difference * settings.scales[family] ** 2 / len(components(3))
+            assert forward.values[index] - central.values[index] == pytest.approx(curvature, rel=1e-6)
+    assert forward.values[edge] > 0  # downhill is downwards, towards the optimum
+
+
 def test_a_walk_that_is_confirmed_worse_goes_back():
     """A rate far too bold: without checks the walk ends far out, with them it returns."""
 

@@ -87,18 +87,20 @@ def _by_population(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent,
 
 
 def _by_probes(lab: Laboratory, phase: Phase, pair: Pair, settings: Descent, seed: int) -> Program[Estimate]:
-    probes = [
-        Probe(family, step, end) for family, step, low, high in _ends(pair.schedule, settings) for end in (high, low)
-    ]
+    probes: list[Probe] = []
+    weights: list[dict[int, float]] = []  # of the probes in each value's change from its lower to its upper end
+    for (family, step, low, high), value in zip(_ends(pair.schedule, settings), pair.schedule.values(), strict=True):
+        first = len(probes)
+        if settings.sides == "central":
+            probes += [Probe(family, step, high), Probe(family, step, low)]
+            weights.append({first: 1.0, first + 1: -1.0})
+        else:  # twice the way to one end: the upper, unless the value is there already
+            upwards = high > value
+            probes.append(Probe(family, step, high if upwards else low))
+            weights.append({first: 2.0 if upwards else -2.0})
     differences = yield from lab.probe(phase, pair, probes, settings.images, seed)
-    changes, errors = [], []
-    for component in range(len(probes) // 2):
-        weights = [0.0] * len(probes)
-        weights[2 * component : 2 * component + 2] = [1, -1]
-        change, error = differences.mean(weights)
-        changes.append(change)
-        errors.append(error)
-    return tuple(changes), tuple(errors), differences.value
+    found = [differences.mean([own.get(number, 0.0) for number in range(len(probes))]) for own in weights]
+    return tuple(change for change, _ in found), tuple(error for _, error in found), differences.value
 
 
 @dataclass
