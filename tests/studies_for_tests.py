@@ -197,9 +197,10 @@ class Idle:
 
 
 def die_once(marker: str) -> str:
-    """Kills its process at the first call."""
+    """Kills its process at the first call, after a moment in which the answer of the task before has left it."""
     if not os.path.exists(marker):
         Path(marker).touch()
+        time.sleep(0.2)
         os._exit(1)
     return "survived"
 
