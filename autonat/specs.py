@@ -23,7 +23,7 @@ from models.train import TrainingConfig
 
 # Raised whenever the arithmetic changes, so that old results are not taken for new ones.
 NUMERICS_VERSION = 2
-# Where that of one kind alone has changed since, by the spec's class.
+# Where that of one kind alone has changed, by the spec's class: its own number until the common one has passed it.
 NUMERICS_OF_KINDS = {"PopulationSpec": 3}
 
 Labels = Literal["balanced", "random"]
@@ -328,7 +328,7 @@ def fingerprint_of_whole(recorded: str) -> str | None:
 
 
 def _name(kind: str, data: dict[str, Any]) -> str:
-    numerics = NUMERICS_OF_KINDS.get(kind, NUMERICS_VERSION)
+    numerics = max(NUMERICS_VERSION, NUMERICS_OF_KINDS.get(kind, 0))
     content = {"kind": kind, "numerics": numerics, "spec": _without_places(data)}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 

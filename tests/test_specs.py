@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import schedules
 
+from autonat import specs
 from autonat.specs import (
     OUTSIDE_THE_NAME,
     Differences,
@@ -18,6 +19,7 @@ from autonat.specs import (
     EvaluationSpec,
     Features,
     FeatureSpec,
+    PopulationSpec,
     ProbeSpec,
     Trained,
     TrainSpec,
@@ -46,6 +48,15 @@ GOLDEN = "2b2ff279e4d9b8eb9ae5471198f927a8a23c289d0a40cc4141b3fd37b4bf07ef"
 
 def test_a_known_fingerprint():
     assert fingerprint(FEATURES) == GOLDEN
+
+
+def test_new_numerics_rename_every_kind(monkeypatch):
+    """Also a kind that had a number of its own before."""
+    values = tuple(maskgit_cosine(4).values())
+    population = PopulationSpec(TRAINING, FEATURES, maskgit_cosine(4), values, values, 3, 200, 100)
+    before = [fingerprint(spec) for spec in (*SPECS, population)]
+    monkeypatch.setattr(specs, "NUMERICS_VERSION", max(specs.NUMERICS_OF_KINDS.values()) + 1)
+    assert not set(before) & {fingerprint(spec) for spec in (*SPECS, population)}
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
