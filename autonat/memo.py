@@ -47,6 +47,7 @@ from autonat.specs import (
     TrainSpec,
     fingerprint,
     networks_needed,
+    painted,
 )
 from autonat.storage.store import Store
 from models.feature_change import Change
@@ -110,13 +111,10 @@ class Memo:
         needed = {fingerprint(part): part for spec in measured for part in networks_needed(spec)}
         self._train([part for part in needed.values() if self._recorded(part) is None])
         torch.set_num_threads(1)
-        metrics = [spec for spec in measured if isinstance(spec, MetricsSpec)]
-        together = {spec.evaluation for spec in metrics}.intersection(measured)
-        evaluations = [spec for spec in measured if isinstance(spec, EvaluationSpec | OneStepSpec)]
-        self._evaluate([spec for spec in evaluations if spec not in together])
+        self._evaluate([spec for spec in painted(measured) if isinstance(spec, EvaluationSpec | OneStepSpec)])
         self._probe([spec for spec in measured if isinstance(spec, ProbeSpec)])
         self._perturb([spec for spec in measured if isinstance(spec, PopulationSpec)])
-        self._measure(metrics, together)
+        self._measure([spec for spec in measured if isinstance(spec, MetricsSpec)], measured)
         self._compare_features([spec for spec in measured if isinstance(spec, FeatureChangeSpec)])
         for name, spec in wanted.items():
             if name not in known:
@@ -299,10 +297,10 @@ class Memo:
         groups = [(spec, [PopulationTask(spec, block) for block in range(spec.num_blocks)]) for spec in specs]
         self._by_spec(groups, finish)
 
-    def _measure(self, specs: Sequence[MetricsSpec], evaluations: Collection[Spec]) -> None:
-        """Metrics of single images, and those of the evaluations that are of the same images: the first metrics of an
+    def _measure(self, specs: Sequence[MetricsSpec], wanted: Collection[Spec]) -> None:
+        """Metrics of single images, and what is wanted of the evaluations of the same images: the first metrics of an
         evaluation carry it, images and seconds are then its own."""
-        carried = {spec.evaluation: spec for spec in reversed(specs) if spec.evaluation in evaluations}
+        carried = {spec.evaluation: spec for spec in reversed(specs) if spec.evaluation in wanted}
 
         def carries(spec: MetricsSpec) -> bool:
             return carried.get(spec.evaluation) is spec

@@ -174,6 +174,11 @@ def measure(memo: Memo, method: str, network: str, num_steps: int, seed: int, bu
     return Run(method, network, num_steps, seed, trail)
 
 
+def published(runs: list[Run]) -> dict[tuple[str, int, int], Run]:
+    """The published search's runs, by network, steps and seed: their best is what the others must reach."""
+    return {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
+
+
 def table(runs: list[Run]) -> str:
     """One line a run; the published search's best of the same network, steps and seed is what the others must reach."""
     lines = [
@@ -181,9 +186,9 @@ def table(runs: list[Run]) -> str:
         "| its best on the way, at images | images to the published search's best | fewer by |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    published = {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
+    targets = published(runs)
     for run in runs:
-        target = published.get((run.network, run.num_steps, run.seed))
+        target = targets.get((run.network, run.num_steps, run.seed))
         needed = run.images_to(target.best[1]) if target is not None else None
         images, value, error = run.final
         ratio = f"{target.best[0] / needed:.0f}x" if target is not None and needed else ""
@@ -202,13 +207,13 @@ def summary(runs: list[Run]) -> str:
         "| images to that best: so many times fewer, by seed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    published = {(run.network, run.num_steps, run.seed): run for run in runs if run.method == "official"}
+    targets = published(runs)
     groups = dict.fromkeys((run.network, run.num_steps, run.method) for run in runs)
     for network, num_steps, method in groups:
         own = [run for run in runs if (run.network, run.num_steps, run.method) == (network, num_steps, method)]
         shares, fewer = [], []
         for run in own:
-            target = published.get((network, num_steps, run.seed))
+            target = targets.get((network, num_steps, run.seed))
             if target is None:
                 continue
             shares.append(run.final[1] / target.best[1])

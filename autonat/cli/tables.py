@@ -75,7 +75,6 @@ def schedule_table(schedule: dict[str, Any], title: str) -> Any:
 def result_json(row: "StudyRow", summary: dict[str, Any]) -> dict[str, Any]:
     keys = ("baseline", "tuned_schedule", "tuned", "floor", "images_spent", "trainings", "mask_ratio", "schedule")
     content = {key: summary[key] for key in keys}
-    content |= {
-        key: summary.get(key) for key in ("metrics", "search_time", "front")
-    }  # not in summaries of earlier versions
+    later = ("metrics", "search_time", "front")  # not in summaries of earlier versions
+    content |= {key: summary.get(key) for key in later}
     return content | {"metric": summary["metric"], "seconds": row.seconds, "study": row.name}
