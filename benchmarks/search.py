@@ -28,7 +28,7 @@ from autonat.search.schedule_search import tune_schedule
 from autonat.specs import Evaluation, EvaluationSpec, Result
 from autonat.storage.store import Store
 from benchmarks.browser import picture
-from models.schedule import GenerationSchedule
+from models.schedule import PRESETS, GenerationSchedule, resampled
 
 HELD_OUT_IMAGES = 5000
 POINTS = 12  # of a run are measured on held-out images, beside its last
@@ -84,6 +84,16 @@ class Trail:
 
 
 @dataclass(frozen=True)
+class Longer:
+    """What more steps bring: held-out distances and their standard errors of MaskGIT's cosine schedule and of the
+    search's end carried over to so many steps, values interpolated. Tells how much of a distance is the network's."""
+
+    num_steps: int
+    cosine: tuple[float, float]
+    carried_over: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """Held-out distance and its standard error over images spent."""
 
@@ -92,6 +102,7 @@ class Run:
     num_steps: int
     seed: int
     trail: tuple[tuple[int, float, float], ...]
+    longer: tuple[Longer, ...] = ()
 
     @property
     def final(self) -> tuple[int, float, float]:
@@ -124,8 +135,8 @@ def recipe_of(method: str, network: str, num_steps: int, seed: int, budget: int)
     )
 
 
-def searched(recipe: Recipe, trail_of: list[Trail]) -> Program[tuple[Laboratory, Pair, list[Any]]]:
-    """The schedule search of a recipe, then its trail on held-out images."""
+def searched(recipe: Recipe, trail_of: list[Trail], more_steps: Sequence[int] = ()) -> Program[list[Any]]:
+    """The schedule search of a recipe, then its trail on held-out images, then its end and the cosine at more steps."""
     lab, start = start_of(recipe)
     trail = Trail(lab, [(0, start.schedule)])
     trail_of.append(trail)
@@ -133,12 +144,15 @@ def searched(recipe: Recipe, trail_of: list[Trail]) -> Program[tuple[Laboratory,
     verdict = yield from tune_schedule(lab, Phase("schedule", 0), start, recipe.search)
     spent = lab.spent_images
     chosen = thinned([*trail.points, (spent, verdict.pair.schedule)])
+    end, rule = verdict.pair.schedule, start.schedule.rule
+    for steps in more_steps:
+        chosen += [(spent, PRESETS["maskgit-cosine"](steps, rule)), (spent, resampled(end, steps))]
     seed = lab.seed_for("held-out")
     evaluations = yield from lab.evaluate(
         Phase("held-out", 0, "report"),
         [lab.evaluation(Pair(start.training, schedule), HELD_OUT_IMAGES, seed) for _, schedule in chosen],
     )
-    return lab, start, list(zip(chosen, evaluations, strict=True))
+    return list(zip(chosen, evaluations, strict=True))
 
 
 def thinned(points: list[tuple[int, GenerationSchedule]]) -> list[tuple[int, GenerationSchedule]]:
@@ -166,12 +180,18 @@ class Relay:
         self.trails[-1].decided(decision)
 
 
-def measure(memo: Memo, method: str, network: str, num_steps: int, seed: int, budget: int) -> Run:
+def measure(
+    memo: Memo, method: str, network: str, num_steps: int, seed: int, budget: int, more_steps: Sequence[int] = ()
+) -> Run:
     trails: list[Trail] = []
-    program = searched(recipe_of(method, network, num_steps, seed, budget), trails)
-    _, _, measured = run_program(program, memo, Relay(trails))
-    trail = tuple((images, result.value, result.standard_error) for (images, _), result in measured)
-    return Run(method, network, num_steps, seed, trail)
+    program = searched(recipe_of(method, network, num_steps, seed, budget), trails, more_steps)
+    measured = run_program(program, memo, Relay(trails))
+    distances = [(result.value, result.standard_error) for _, result in measured]
+    on_the_way = len(measured) - 2 * len(more_steps)
+    trail = tuple((images, *distance) for ((images, _), _), distance in zip(measured, distances, strict=True))
+    further = distances[on_the_way:]
+    longer = zip(more_steps, further[::2], further[1::2], strict=True)
+    return Run(method, network, num_steps, seed, trail[:on_the_way], tuple(Longer(*line) for line in longer))
 
 
 def published(runs: list[Run]) -> dict[tuple[str, int, int], Run]:
@@ -231,6 +251,22 @@ def summary(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def longer_table(runs: list[Run]) -> str:
+    """A line a run that was carried over to more steps, and a column a number of steps."""
+    steps = sorted({line.num_steps for run in runs for line in run.longer})
+    columns = [f"{schedule}, T = {number}" for schedule in ("cosine", "its end") for number in steps]
+    lines = [
+        "| network Beta | T | seed | method | held-out distance at the end | " + " | ".join(columns) + " |",
+        "|---" * (5 + len(columns)) + "|",
+    ]
+    for run in runs:
+        found = {line.num_steps: line for line in run.longer}
+        cells = [found[number].cosine for number in steps] + [found[number].carried_over for number in steps]
+        values = " | ".join(f"{value:.3f} +- {error:.3f}" for value, error in [run.final[1:], *cells])
+        lines.append(f"| {run.network} | {run.num_steps} | {run.seed} | {run.method} | {values} |")
+    return "\n".join(lines)
+
+
 def figure(runs: list[Run], path: Path) -> None:
     """Held-out distance over images spent, one panel a network and number of steps: HTML, or by a browser a PNG."""
     import plotly.graph_objects as go
@@ -270,6 +306,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["1,1", "12,3"], help="alpha,beta of the training mask ratio")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budget", type=int, default=300_000, help="images of each search")
+    parser.add_argument(
+        "--more-steps",
+        type=int,
+        nargs="*",
+        default=[],
+        help="T that ends are carried over to, for what the network allows",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--json", type=Path)
@@ -283,9 +326,9 @@ def main() -> None:
             for num_steps in options.steps:
                 for seed in options.seeds:
                     for method in options.methods:
-                        runs.append(measure(memo, method, network, num_steps, seed, options.budget))
+                        runs.append(measure(memo, method, network, num_steps, seed, options.budget, options.more_steps))
                         print(table(runs).splitlines()[-1], flush=True)
-    text = f"{summary(runs)}\n\n{table(runs)}"
+    text = "\n\n".join([summary(runs), table(runs), *([longer_table(runs)] if options.more_steps else [])])
     print(text)
     if options.markdown:
         options.markdown.write_text(text + "\n")
