@@ -17,6 +17,9 @@ class Strict(BaseModel):
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Strict)
 
+# Sections of several kinds, each with keys of its own: the key that names the kind, and what it is unless named.
+KINDS = (("search", "method", "staged"), ("later_search", "method", "staged"), ("mask_ratio", "kind", "arccos"))
+
 
 def recipe_path(name: str, folder: str = "") -> Path:
     """A recipe's file: a path, or the name of one in studies/, or in that folder of it. UserError: there is none."""
@@ -42,6 +45,19 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def _overridden(data: Any, overrides: Any) -> Any:
+    """OmegaConf's merge; a section of which an override names another kind begins anew, without the keys of the old."""
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(data, DictConfig):
+        for section, key, usual in KINDS:
+            before, now = data.get(section), overrides.get(section)
+            named = isinstance(now, DictConfig) and isinstance(before, DictConfig) and key in now
+            if named and now[key] != before.get(key, usual):
+                del data[section]
+    return OmegaConf.merge(data, overrides)
+
+
 def checked(
     kind: type[AnyRecipe],
     path: Path,
@@ -59,7 +75,7 @@ def checked(
             raise UserError(f"cannot read override {override!r}: write it as key.subkey=value")
     try:
         # OmegaConf reads 1e-4 as a number, where plain YAML sees a string; its loader builds plain values alone.
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged = _overridden(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         data: Any = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
         raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error

@@ -11,7 +11,7 @@ from autonat.errors import UserError
 from autonat.plan import forward_passes
 from autonat.recipe_files import recipe_path
 from autonat.search.alternation import start_of
-from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
+from models.mask_ratio import ArccosMaskRatio, BetaMaskRatio, FixedMaskRatio
 from models.schedule import autonat_initial, maskgit_cosine
 
 BUILT_IN = sorted(path.stem for path in Path(studies.__path__[0]).glob("*.yaml"))
@@ -79,6 +79,29 @@ def test_several_overrides_the_last_one_counts(path):
     assert recipe.mask_ratio == BetaMaskRatio(2.0, 3.0)
     assert isinstance(recipe.mask_ratio.alpha, float)
     assert recipe.schedule.build() == autonat_initial(3, "autonat")
+
+
+@pytest.mark.parametrize("method", ["tpe", "cmaes", "gp", "random", "spsa", "official"])
+def test_another_search_by_one_word(method, path):
+    """The staged search's keys, which the others do not know, go with it; those that stand beside the word stay."""
+    recipe = load_recipe("digits", [f"search.method={method}"])
+    assert recipe.search == type(recipe.search)(method=method)
+    assert recipe.later_search == load_recipe("digits").later_search
+    assert load_recipe(path, ["search.images=600", f"search.method={method}"]).search.images == 600
+
+
+def test_a_section_keeps_its_keys_while_its_kind_stays(path):
+    before = load_recipe(path).search
+    recipe = load_recipe(path, ["search.method=staged", "search.confirmation_images=700"])
+    assert recipe.search == before.model_copy(update={"confirmation_images": 700})
+    assert before.confirmation_images != 700
+
+
+def test_another_mask_ratio_by_one_word(tmp_path):
+    path = str(write_recipe(tmp_path, mask_ratio={"kind": "beta", "alpha": 2, "beta": 3}))
+    assert load_recipe(path, ["mask_ratio={kind: fixed, ratio: 0.5}"]).mask_ratio == FixedMaskRatio(0.5)
+    assert load_recipe(path, ["mask_ratio.kind=arccos"]).mask_ratio == ArccosMaskRatio()
+    assert load_recipe(path, ["mask_ratio.kind=beta", "mask_ratio.beta=4"]).mask_ratio == BetaMaskRatio(2.0, 4.0)
 
 
 def test_numbers_of_a_file_without_a_point_in_them(tmp_path):
