@@ -144,6 +144,14 @@ def test_export_prints_the_residual(tmp_path):
         assert words in out
 
 
+def test_export_names_every_file_and_keeps_others(tmp_path):
+    out = run_ok("export", "tiny", "--format", "python", "--to", tmp_path / "config.py").replace("\n", "")
+    assert all(f"config.{suffix}" in out for suffix in ("py", "json", "schema.json"))
+    (tmp_path / "config.json").write_text("{}")
+    refused(*run_cli("export", "tiny", "--format", "python", "--to", tmp_path / "config.py"), "config.json is there")
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
 def test_exporting_twice_gives_the_same_bytes(folder, tmp_path):
     for name in ("json", "improvednat", "enat", "halton"):
         run_ok("export", "tiny", "--format", name, "--to", tmp_path / name)

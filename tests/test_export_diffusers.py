@@ -59,6 +59,18 @@ def test_grids_and_sequences_are_one(tmp_path, rule):
     assert int(outcomes[0].max()) < 7
 
 
+def test_an_image_with_fewer_masked_tokens_than_the_first_keeps_its_visible_ones(tmp_path):
+    """As from image to image: each image is masked at random."""
+    _, scheduler = scheduler_of(SCHEDULE, tmp_path, 7)
+    scheduler.set_timesteps(3)
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    tokens[0, :12] = tokens[1, :3] = 7
+    logits = torch.randn(2, 16, 7, generator=torch.Generator().manual_seed(0))
+    after = scheduler.step(logits, scheduler.timesteps[0], tokens, generator=torch.Generator().manual_seed(1))
+    assert (after.prev_sample == 7).sum(1).tolist() == [11, 3]  # floor(16 r)
+    assert (after.prev_sample[1, 3:] == 0).all()
+
+
 def test_gumbel_noise_is_standard(tmp_path):
     from scipy import stats
 

@@ -77,10 +77,22 @@ def test_uncommitted_work_is_never_overwritten(repository, state):
 
 
 def test_one_uncommitted_file_of_several_stops_all(repository):
-    (repository / "scheduler_config.json").write_text("mine")
+    export_to(CONTENT, "diffusers", repository)
+    (repository / "scheduling_autonat.py").unlink()
     with pytest.raises(UserError, match=r"scheduler_config\.json is not committed"):
         put(repository, "diffusers")
     assert not (repository / "scheduling_autonat.py").exists()
+
+
+def test_another_s_committed_file_that_the_path_does_not_name_is_kept(repository):
+    (repository / "strategy.json").write_text("{}")
+    git(repository, "add", "strategy.json")
+    git(repository, "commit", "--quiet", "--message", "second")
+    with pytest.raises(UserError, match=r"strategy\.json is there"):
+        put(repository / "strategy.py", "python", branch="tuned", commit=True)
+    assert status(repository) == []
+    assert git(repository, "branch", "--show-current") == "main"
+    assert "tuned" not in git(repository, "branch")
 
 
 def test_a_commit_on_a_new_branch_holds_the_written_files_alone(repository):

@@ -7,7 +7,7 @@ import yaml
 from export_contents import RUNS, content, is_complete, load_module, replay, schedule_of, strategy_of
 from reference import FOLDER, Recorded, facts
 
-from autonat.export.enat import mask_counts
+from autonat.export.enat import falling, mask_counts
 from autonat.export.formats import FORMATS, export, read_schedule
 from models.sample import Canvas, Knobs, advance
 
@@ -44,8 +44,9 @@ def test_recorded_runs_follow_from_the_file(tmp_path, run, name):
     schedule, path = exported(run, name, tmp_path)
     found, imported = read_schedule(path)
     assert found == name
-    assert imported.schedule == schedule
-    if run in COMPLETE:
+    assert imported.schedule == (falling(schedule) if name == "enat" else schedule)
+    # A ratio rises in `ties`; its running minimum masks as many tokens only where no ties add to the count.
+    if run in COMPLETE and (name, run[1]) != ("enat", "ties"):
         replay(*run, ours(imported.schedule))
 
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from strategies import MODERATE, schedules, tiny_network
 
 from autonat.errors import UserError
 from autonat.export import enat, halton, json_schedule
+from autonat.export.command import export_to
 from autonat.export.content import schedule_data
 from autonat.export.formats import FORMATS, export, read_schedule
 from models.checkpoint import load_network, save_network
@@ -50,7 +53,7 @@ def test_there_and_back_to_the_last_bit(tmp_path_factory, name, schedule):
     for form in ("auto", name):
         found, imported = read_schedule(path, form, schedule.num_steps)
         assert found == name
-        assert imported.schedule == schedule
+        assert imported.schedule == (enat.falling(schedule) if name == "enat" else schedule)
         assert imported.provenance == PROVENANCE
 
 
@@ -166,7 +169,7 @@ def test_no_other_scalar_is_nearer(schedule, change):
 def test_the_residual_is_stated_in_file_and_notes(tmp_path):
     path, notes = written("enat", SCHEDULE, tmp_path)
     data = yaml.safe_load(path.read_text())
-    fit = enat.nearest(SCHEDULE)
+    fit = enat.nearest(enat.falling(SCHEDULE))
     assert set(data["residual"]) == set(FAMILIES)
     for family in FAMILIES:
         assert data["residual"][family]["root_mean_square"] == fit.residual[family][0] > 0
@@ -183,6 +186,34 @@ def test_scalars_alone_need_the_number_of_steps(tmp_path):
     expected = enat_linear(8, guidance_scale=2.5, choice_temperature=1.5, sampling_temperature=6.0)
     assert read_schedule(path, num_steps=8) == ("enat", read_schedule(path, "enat", 8)[1])
     assert read_schedule(path, num_steps=8)[1].schedule == expected
+
+
+# Mask ratios that rise
+
+
+@given(schedule=schedules(rules=ALL_RULES), num_tokens=st.integers(1, 300))
+def test_the_enat_table_masks_no_visible_token_again(schedule, num_tokens):
+    """The official loop masks floor(L r) tokens of all. The counts are ours, where the rule is theirs."""
+    official = [math.floor(num_tokens * ratio) for ratio in enat.table(enat.falling(schedule))["mask_ratio"]]
+    assert official == sorted(official, reverse=True)
+    if schedule.rule == "enat":
+        assert official == enat.mask_counts(schedule, num_tokens)
+    assert enat.mask_counts(enat.falling(schedule), num_tokens) == enat.mask_counts(schedule, num_tokens)
+
+
+def test_a_rising_ratio_is_said(tmp_path):
+    rising = replace(SCHEDULE, mask_ratios=(0.5, 0.75, 0.25), rule="enat")
+    path, notes = written("enat", rising, tmp_path)
+    assert yaml.safe_load(path.read_text())["table"]["mask_ratio"] == [0.5, 0.5, 0.25, 0.0]
+    assert any("running minimum" in note for note in notes)
+    _, notes = written("enat", enat.falling(rising), tmp_path)
+    assert not any("running minimum" in note for note in notes)
+    _, notes = written("halton", rising, tmp_path)
+    assert any("no new token is kept at step 1 " in note for note in notes)
+    _, notes = written("halton", replace(rising, mask_ratios=(1.0, 0.0, 0.0)), tmp_path)
+    assert any("no new token is kept at step 0, 2, 3 " in note for note in notes)
+    _, notes = written("halton", replace(rising, mask_ratios=(0.75, 0.5, 0.25)), tmp_path)
+    assert not any("no new token" in note for note in notes)
 
 
 # The conventions of Halton-MaskGIT
@@ -363,6 +394,54 @@ def test_another_number_of_steps(tmp_path, name):
         read_schedule(path, num_steps=5)
 
 
+# Files that are not ours
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "theirs"),
+    [
+        ("python", "config.py", "config.json"),
+        ("python", "config.py", "config.schema.json"),
+        ("diffusers", "folder", "folder/scheduler_config.json"),
+        ("diffusers", "folder", "folder/scheduling_autonat.py"),
+        ("checkpoint", "folder", "folder/config.json"),
+        ("checkpoint", "folder", "folder/nnet_ema.pth"),
+        ("checkpoint", "folder", "folder/schedule.json"),
+    ],
+)
+def test_another_s_file_that_the_path_does_not_name_is_kept(tmp_path, name, to, theirs):
+    network = tiny_network()
+    save_network(tmp_path / "weights.safetensors", network)
+    whole = replace(content(SCHEDULE), network=network.config, weights=tmp_path / "weights.safetensors")
+    file = tmp_path / theirs
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"format": "mine"}')
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="no export in format") as error:
+        export_to(whole, name, tmp_path / to)
+    assert str(file) in str(error.value)
+    assert file.read_text() == '{"format": "mine"}'
+    assert sorted(tmp_path.rglob("*")) == before
+    file.unlink()
+    notes = export_to(whole, name, tmp_path / to)
+    files = [file for file in FORMATS[name].outputs(tmp_path / to) if file != tmp_path / to]
+    assert [note for note in notes if note.startswith("wrote ")] == [f"wrote {file}" for file in files]
+    assert len(files) >= 2
+    # What an export wrote, whole or in part, the next one replaces.
+    other = replace(whole, schedule=replace(SCHEDULE, guidance_scales=(1.0, 1.0, 1.0, 1.0)))
+    export_to(other, name, tmp_path / to)
+    assert read_schedule(tmp_path / to)[1].schedule == other.schedule
+    files[-1].unlink()
+    export_to(whole, name, tmp_path / to)
+    assert read_schedule(tmp_path / to)[1].schedule == SCHEDULE
+
+
+def test_a_module_needs_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"ends in \.py"):
+        export(content(SCHEDULE), "python", Path("."))
+
+
 STRATEGY = {"manual_ratios": [0.5], "manual_temp": [1.0], "manual_samp_temp": [1.0, 1.0], "manual_cfg": [0.0, 1.0]}
 JSON = {"format": "autonat-schedule", "format_version": 1, "schedule": schedule_data(SCHEDULE)}
 
@@ -396,6 +475,8 @@ def halton_data(**changes):
         (yaml.safe_dump({**STRATEGY, "manual_samp_temp": []}), "at least one step"),
         (yaml.safe_dump({key: value for key, value in STRATEGY.items() if key != "manual_temp"}), "is missing"),
         (yaml.safe_dump({**STRATEGY, "manual_more": [1]}), "unknown key 'manual_more'"),
+        (f"? 0x{'f' * 5_000}\n: 1", "none of the forms"),
+        (yaml.safe_dump(STRATEGY) + f"? 0x{'f' * 5_000}\n: 1", "unknown key a huge number"),
         ("# decoding_rule: mine\n" + yaml.safe_dump(STRATEGY), "unknown decoding rule 'mine'"),
         (json.dumps({**JSON, "format_version": 2}), "format_version 2 is unknown"),
         (json.dumps({**JSON, "num_steps": 5}), "num_steps says 5"),
@@ -410,6 +491,7 @@ def halton_data(**changes):
         (json.dumps({**halton_data(), "num_tokens": "many"}), "not a count"),
         (json.dumps({"_class_name": "AmusedScheduler", "mask_token_id": 3}), "none of the forms"),
         (json.dumps({"_class_name": "AutoNATScheduler", "rule": "enat"}), "is missing"),
+        ("table: annealed_samp_temp", "none of the forms"),
         ("cfg_scale: 1\nmask_temp: 1\nsamp_temp: hot\nsample_steps: 4", "not a number"),
         ("cfg_scale: 1\nmask_temp: 1\nsamp_temp: 1\nsample_steps: 0", "for how many steps"),
         ("cfg_scale: 1\nmask_temp: -1\nsamp_temp: 1\nsample_steps: 4", "outside"),
@@ -427,6 +509,35 @@ def test_what_is_no_schedule(tmp_path, monkeypatch, text, words):
     assert words in str(error.value)
     assert str(path) in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11))
+
+
+@pytest.mark.parametrize("last", ["table: *a10", "manual_ratios: [*a10]", "decoding_rule: *a10"])
+@pytest.mark.parametrize("name", ["auto", "enat", "improvednat"])
+def test_aliases_are_refused_before_they_multiply(tmp_path, name, last):
+    path = tmp_path / "file"
+    path.write_text(f"{ALIASES}{last}\n")
+    with pytest.raises(UserError, match=r"has the YAML alias '\*a") as error:
+        read_schedule(path, name)
+    assert len(str(error.value)) < len(str(path)) + 100
+
+
+def test_nested_aliases_on_the_command_line(tmp_path):
+    """In a process of its own that may not grow: without the refusal they fill all memory."""
+    path = tmp_path / "file.yaml"
+    path.write_text(f"{ALIASES}table: *a10\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "autonat", "import", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)),
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr[-500:]
+    assert "YAML alias '*a0'" in done.stderr
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -12,6 +12,7 @@ from pathlib import Path
 from autonat.errors import UserError
 from autonat.export import json_schedule
 from autonat.export.content import Content, Format, Imported
+from autonat.export.reading import parse_json, peek
 from autonat.storage.files import write_atomically
 
 WEIGHTS, CONFIG, OFFICIAL, SCHEDULE = "network.safetensors", "config.json", "nnet_ema.pth", "schedule.json"
@@ -30,18 +31,19 @@ def write(content: Content, path: Path) -> list[str]:
         raise UserError("there is no trained network to export")
     try:
         network = load_any(content.weights, content.network)
+        described = {
+            "network": network.config.to_dict(),
+            "training_mask_ratio": content.training_mask_ratio,
+            "provenance": content.provenance,
+        }
+        # First, as it tells that the folder is ours: an export that was interrupted can be made again.
+        write_atomically(path / CONFIG, (json.dumps(described, indent=2, allow_nan=False) + "\n").encode())
         save_network(path / WEIGHTS, network)
         save_official(path / OFFICIAL, network)
     except CheckpointError as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot write into {path}: {error}") from error
-    described = {
-        "network": network.config.to_dict(),
-        "training_mask_ratio": content.training_mask_ratio,
-        "provenance": content.provenance,
-    }
-    write_atomically(path / CONFIG, (json.dumps(described, indent=2, allow_nan=False) + "\n").encode())
     json_schedule.write(content, path / SCHEDULE)
     return []
 
@@ -56,4 +58,13 @@ def read(path: Path, num_steps: int | None = None) -> Imported:
     return json_schedule.read(path / SCHEDULE)
 
 
-FORMAT = Format("checkpoint", "network and schedule as a folder, official names too", outputs, write, recognises, read)
+def ours(file: Path) -> bool:
+    """By the folder's config.json, as nothing in the official files tells who wrote them."""
+    if file.name == SCHEDULE:
+        return json_schedule.recognises(file)
+    return {"network", "training_mask_ratio", "provenance"} <= set(peek(file.with_name(CONFIG), parse_json))
+
+
+FORMAT = Format(
+    "checkpoint", "network and schedule as a folder, official names too", outputs, write, recognises, read, ours
+)

@@ -7,7 +7,7 @@ from typing import Any
 
 from autonat.errors import UserError
 from autonat.export.content import Content, Imported, provenance_of, schedule_data
-from autonat.export.formats import export, format_named
+from autonat.export.formats import export, format_named, refuse_others_files
 from autonat.export.into_git import destination, write_into
 from autonat.search.program import Laboratory, Pair
 from autonat.specs import TrainSpec, fingerprint
@@ -39,14 +39,17 @@ def export_to(
 ) -> list[str]:
     """Write a form, into another repository's working tree where asked; returns lines to show. Raises UserError."""
     chosen = format_named(name)
+    files = chosen.outputs(path)
+    written = [f"wrote {file}" for file in files if file != path]
     if not into_git:
         if branch is not None or commit:
             raise UserError("--branch and --commit belong to --into-git")
-        return export(content, name, path)
+        return written + export(content, name, path)
+    refuse_others_files(chosen, path)  # again after a branch was switched to, with what lies there
     study = content.provenance["study"]
     message = f"Generation schedule of autonat study {study}, form {name}\n\n{content.provenance['metric']}, {study}"
-    files = chosen.outputs(path)
-    return write_into(destination(files[0], branch, commit), files, lambda: export(content, name, path), message)
+    target = destination(files[0], branch, commit)
+    return written + write_into(target, files, lambda: export(content, name, path), message)
 
 
 def start_section(imported: Imported) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Format:
 
     outputs: the files that a path stands for. write: writes them and returns what the format does not express.
     recognises: whether a path holds this form, from its content. read: back to a schedule; the number of steps is
-    given where the caller knows it, and needed only where the file does not say. Both raise UserError.
+    given where the caller knows it, and needed only where the file does not say. Both raise UserError. ours: whether
+    an export wrote a file that is already there, asked of outputs that the path does not name itself.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Format:
     write: Callable[[Content, Path], list[str]]
     recognises: Callable[[Path], bool]
     read: Callable[[Path, int | None], Imported]
+    ours: Callable[[Path], bool] = lambda file: False
 
 
 def one_file(path: Path) -> list[Path]:

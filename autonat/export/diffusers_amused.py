@@ -9,7 +9,7 @@ from pathlib import Path
 from autonat.errors import UserError
 from autonat.export.content import Content, Format, Imported, schedule_data
 from autonat.export.python_module import template
-from autonat.export.reading import object_under, parse_json, peek, read_text, schedule_from
+from autonat.export.reading import holds, object_under, parse_json, peek, read_text, schedule_from, shown
 from autonat.storage.files import write_atomically
 
 CLASS_NAME = "AutoNATScheduler"
@@ -48,9 +48,15 @@ def read(path: Path, num_steps: int | None = None) -> Imported:
     file = _config_of(path)
     data = parse_json(read_text(file), file)
     if data.get("_class_name") != CLASS_NAME:
-        raise UserError(f"{file} configures {data.get('_class_name')!r}, not {CLASS_NAME}")
+        raise UserError(f"{file} configures {shown(data.get('_class_name'))}, not {CLASS_NAME}")
     provenance = object_under(data, "provenance", file) if data.get("provenance") is not None else {}
     return Imported(schedule_from(data, file), (), provenance)
 
 
-FORMAT = Format("diffusers", "a scheduler for diffusers' AmusedPipeline (a folder)", outputs, write, recognises, read)
+def ours(file: Path) -> bool:
+    return recognises(file) if file.name == CONFIG else holds(file, f"class {CLASS_NAME}(")
+
+
+FORMAT = Format(
+    "diffusers", "a scheduler for diffusers' AmusedPipeline (a folder)", outputs, write, recognises, read, ours
+)

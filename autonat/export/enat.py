@@ -3,13 +3,14 @@
 With s = (t+1)/T, t = 0 .. T-1, the official loop has mask ratio cos(pi s / 2), re-masking noise mask_temp (1 - s),
 softmax temperature max(samp_temp (1 - s), 0.001) and guidance cfg_scale t/T. A tuned schedule is not of this form in
 general: the file holds the nearest scalars, how far off they are, and a table by the loop's own variable names that is
-the schedule exactly.
+the schedule exactly, but for mask ratios that rise (see ``falling``).
 """
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def mask_counts(schedule: GenerationSchedule, num_tokens: int) -> list[int]:
     return counts
 
 
+def falling(schedule: GenerationSchedule) -> GenerationSchedule:
+    """The schedule with the running minimum of its mask ratios, which masks as many tokens (but for ties).
+
+    Ratios are searched one by one, so they may rise. Our rule then masks no visible token again; the official loop has
+    no such clamp, and its network, which goes on from the features of visible tokens, asserts.
+    """
+    return replace(schedule, mask_ratios=tuple(accumulate(schedule.mask_ratios, min)))
+
+
 def table(schedule: GenerationSchedule) -> dict[str, list[float]]:
     """The four variables of the official loop, T values each. The guidance is that of the step itself (the official
     loop sets it for the next step, so its first is 0)."""
@@ -141,27 +151,33 @@ HEADER = """# Schedule found by autonat, for LeapLabTHU/ENAT.
 def write(content: Content, path: Path) -> list[str]:
     import yaml
 
-    fit = nearest(content.schedule)
+    schedule = falling(content.schedule)
+    fit = nearest(schedule)
     data: dict[str, Any] = {
-        "sample_steps": content.schedule.num_steps,
+        "sample_steps": schedule.num_steps,
         **fit.scalars,
         "residual": {
             family: {"root_mean_square": mean_square, "largest": largest}
             for family, (mean_square, largest) in fit.residual.items()
         },
-        "decoding_rule": content.schedule.rule,
-        "table": table(content.schedule),
+        "decoding_rule": schedule.rule,
+        "table": table(schedule),
         # Through JSON, so that only plain values are left.
         "provenance": json.loads(json.dumps(content.provenance)),
     }
     text = HEADER + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=1_000_000)
     write_atomically(path, text.encode())
-    return residual_notes(content.schedule, content.num_tokens)
+    notes = residual_notes(schedule, content.num_tokens)
+    if schedule != content.schedule:
+        notes.append("mask ratios that rise are written as their running minimum: as many tokens are masked")
+    return notes
 
 
 def recognises(path: Path) -> bool:
     data = peek(path, parse_yaml)
-    return "format" not in data and ({*SCALARS} <= set(data) or "annealed_samp_temp" in str(data.get("table"))[:2000])
+    columns = data.get("table")
+    has_table = isinstance(columns, dict) and "annealed_samp_temp" in columns
+    return "format" not in data and ({*SCALARS} <= set(data) or has_table)
 
 
 def read(path: Path, num_steps: int | None = None) -> Imported:

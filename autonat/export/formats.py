@@ -1,5 +1,6 @@
 """All forms of export by name: writing a study's result, and reading a file back."""
 
+import os
 from pathlib import Path
 
 from autonat.errors import UserError
@@ -27,12 +28,23 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
+def refuse_others_files(chosen: Format, path: Path) -> None:
+    """Raises UserError where a form would replace a file that no export wrote, unless the path is that very file."""
+    for file in chosen.outputs(path):
+        if file != path and os.path.lexists(file) and not chosen.ours(file):
+            raise UserError(
+                f"{file} is there, and no export in format {chosen.name} wrote it: move it or give another path; "
+                "nothing was written"
+            )
+
+
 def export(content: Content, name: str, path: Path) -> list[str]:
     """Write a form to a path; returns what it does not express, a line each. The parent folder must exist.
 
-    Raises UserError for an unknown form or a path that cannot be written.
+    Raises UserError for an unknown form, a path that cannot be written, and as ``refuse_others_files``.
     """
     chosen = format_named(name)
+    refuse_others_files(chosen, path)
     for file in chosen.outputs(path):
         if file != path and file.parent == path:  # a form that is a folder makes it
             try:

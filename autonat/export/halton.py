@@ -13,7 +13,7 @@ from pathlib import Path
 from autonat.errors import UserError
 from autonat.export.content import Content, Format, Imported, one_file
 from autonat.export.enat import mask_counts
-from autonat.export.reading import build, numbers, object_under, parse_json, peek, read_text
+from autonat.export.reading import build, numbers, object_under, parse_json, peek, read_text, shown
 from autonat.storage.files import write_atomically
 from models.sample import TEMPERATURE_FLOOR
 from models.schedule import GenerationSchedule
@@ -22,7 +22,7 @@ KIND = "autonat-halton-table"
 # A scale is finite: where our rule allows temperature 0, the likeliest token, this comes as near as float32 shows.
 SMALLEST_TEMPERATURE = 1e-4
 NOTES = {
-    "tokens_predicted": "new tokens kept at this step; they add up to num_tokens",
+    "tokens_predicted": "new tokens kept at this step, adding up to num_tokens; 0: the step keeps none and is left out",
     "tokens_known": "tokens that are kept after this step, the earlier ones among them (`t` or `r` in the loops)",
     "sm_temp": "softmax scale, 1 / temperature: softmax(logit * sm_temp)",
     "w": "guidance, logit = (1 + w) * logit_c - w * logit_u, used as it is: no ramp over the steps",
@@ -47,19 +47,24 @@ def columns(schedule: GenerationSchedule, num_tokens: int) -> dict[str, list[flo
 
 
 def write(content: Content, path: Path) -> list[str]:
+    table = columns(content.schedule, content.num_tokens)
     data = {
         "format": KIND,
         "format_version": 1,
         "num_steps": content.schedule.num_steps,
         "num_tokens": content.num_tokens,
         "decoding_rule": content.schedule.rule,
-        "table": columns(content.schedule, content.num_tokens),
+        "table": table,
         "meaning": NOTES,
         "provenance": content.provenance,
     }
     write_atomically(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
     notes = [f"counts are for {content.num_tokens} tokens; other sizes of image need their own table"]
     notes.append("their confidence is the log-probability after the softmax scale, ours before it")
+    idle = [str(step) for step, kept in enumerate(table["tokens_predicted"]) if kept == 0]
+    if idle:
+        # Their loops raise the count to step + 1, and topk of no token fails.
+        notes.append(f"no new token is kept at step {', '.join(idle)} (counted from 0): leave that row out of the loop")
     if content.schedule.rule == "muse":
         notes.append("tuned under the muse rule, whose confidence is the raw logit: their loop uses log-probabilities")
     return notes
@@ -71,7 +76,7 @@ def recognises(path: Path) -> bool:
 
 def _count(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**9:
-        raise UserError(f"{where} is {str(value)[:40]!r}, not a count")
+        raise UserError(f"{where} is {shown(value)}, not a count")
     return value
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autonat.errors import UserError
 from autonat.export.content import Content, Format, Imported, one_file
-from autonat.export.reading import build, numbers, parse_yaml, peek, read_text
+from autonat.export.reading import build, numbers, parse_yaml, peek, read_text, shown
 from autonat.storage.files import write_atomically
 
 FAMILY_OF = {
@@ -41,15 +41,15 @@ def write(content: Content, path: Path) -> list[str]:
 
 
 def recognises(path: Path) -> bool:
-    return any(str(key).startswith("manual_") for key in peek(path, parse_yaml))
+    return any(isinstance(key, str) and key.startswith("manual_") for key in peek(path, parse_yaml))
 
 
 def read(path: Path, num_steps: int | None = None) -> Imported:
     text = read_text(path)
     data = parse_yaml(text, path)
-    unknown = [str(key) for key in data if key not in FAMILY_OF]
+    unknown = [key for key in data if key not in FAMILY_OF]
     if unknown:
-        raise UserError(f"{path}: unknown key {unknown[0]!r} in a strategy file")
+        raise UserError(f"{path}: unknown key {shown(unknown[0])} in a strategy file")
     rules = [line.removeprefix(RULE_COMMENT).strip() for line in text.splitlines() if line.startswith(RULE_COMMENT)]
     notes = () if rules else ("the file names no decoding rule: autonat, as the official code",)
     families = {family: numbers(data, key, path) for key, family in FAMILY_OF.items()}

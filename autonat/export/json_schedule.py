@@ -7,7 +7,7 @@ from typing import Any
 
 from autonat.errors import UserError
 from autonat.export.content import Content, Format, Imported, one_file, schedule_data
-from autonat.export.reading import object_under, parse_json, peek, read_text, schedule_from
+from autonat.export.reading import object_under, parse_json, peek, read_text, schedule_from, shown
 from autonat.storage.files import write_atomically
 
 KIND, VERSION = "autonat-schedule", 1
@@ -16,6 +16,11 @@ KIND, VERSION = "autonat-schedule", 1
 def schema() -> bytes:
     """The JSON Schema of this form."""
     return files("autonat.export").joinpath("schema", "autonat-schedule.schema.json").read_bytes()
+
+
+def is_schema(path: Path) -> bool:
+    """Whether a file is the schema, of whatever version of autonat."""
+    return peek(path, parse_json).get("$id") == json.loads(schema())["$id"]
 
 
 def to_data(content: Content) -> dict[str, Any]:
@@ -53,10 +58,11 @@ def from_data(data: dict[str, Any], where: object) -> Imported:
     if data.get("format") != KIND:
         raise UserError(f"{where} is no {KIND}")
     if data.get("format_version") != VERSION:
-        raise UserError(f"{where}: format_version {data.get('format_version')!r} is unknown, expected {VERSION}")
+        raise UserError(f"{where}: format_version {shown(data.get('format_version'))} is unknown, expected {VERSION}")
     schedule = schedule_from(object_under(data, "schedule", where), where)
     if data.get("num_steps", schedule.num_steps) != schedule.num_steps:
-        raise UserError(f"{where}: num_steps says {data['num_steps']}, the schedule has {schedule.num_steps} steps")
+        stated = shown(data["num_steps"])
+        raise UserError(f"{where}: num_steps says {stated}, the schedule has {schedule.num_steps} steps")
     return Imported(schedule, (), object_under(data, "provenance", where))
 
 

@@ -17,6 +17,8 @@ BEGIN, END = "DATA = json.loads(r'''", "''')"
 
 
 def outputs(path: Path) -> list[Path]:
+    if path.suffix != ".py":
+        raise UserError(f"a Python module needs a name that ends in .py, got {path.name}")
     return [path, path.with_suffix(".json"), path.with_suffix(".schema.json")]
 
 
@@ -32,14 +34,12 @@ def docstring_lines(content: Content) -> str:
 
 
 def write(content: Content, path: Path) -> list[str]:
-    if path.suffix != ".py":
-        raise UserError(f"a Python module needs a name that ends in .py, got {path.name}")
+    _, beside, schema = outputs(path)
     data = json.dumps(json_schedule.to_data(content), indent=2, allow_nan=False)
     # JSON's own escape for the apostrophe, so that the literal cannot end early.
     head, tail = template("schedule.py.txt").split("@DATA@")
     head = head.replace("@PROVENANCE@", docstring_lines(content))
     write_atomically(path, (head + data.replace("'", "\\u0027") + tail).encode())
-    _, beside, schema = outputs(path)
     json_schedule.write(content, beside)
     write_atomically(schema, json_schedule.schema())
     return []
@@ -65,4 +65,10 @@ def read(path: Path, num_steps: int | None = None) -> Imported:
     return json_schedule.from_data(parse_json(text, path), path)
 
 
-FORMAT = Format("python", "a module that needs numpy alone, with JSON and its schema", outputs, write, recognises, read)
+def ours(file: Path) -> bool:
+    return json_schedule.recognises(file) or json_schedule.is_schema(file)
+
+
+FORMAT = Format(
+    "python", "a module that needs numpy alone, with JSON and its schema", outputs, write, recognises, read, ours
+)

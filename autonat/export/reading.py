@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,18 @@ from models.schedule import FAMILIES, DecodingRule, GenerationSchedule
 LARGEST_BYTES = 4_000_000
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class AliasError(UserError):
+    """A YAML file with aliases."""
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a message: short, and built short."""
+    try:
+        return reprlib.repr(value)[:60]
+    except ValueError:  # Python spells no number of more than 4300 digits
+        return "a huge number"
 
 
 def read_text(path: Path) -> str:
@@ -45,8 +58,16 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """A YAML mapping, plain values alone. Raises UserError for anything else."""
     import yaml
 
+    class PlainLoader(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            # Some lines of nested aliases stand for more values than any memory holds.
+            if self.check_event(yaml.AliasEvent):
+                alias = shown(f"*{self.peek_event().anchor}")
+                raise AliasError(f"{where} has the YAML alias {alias}: write the values out, aliases are not read")
+            return super().compose_node(parent, index)
+
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{where} is not plain YAML: {error}") from error
     if not isinstance(data, dict):
@@ -55,11 +76,24 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
 
 
 def peek(path: Path, parse: Any) -> dict[str, Any]:
-    """What a file holds, or nothing where it cannot be parsed: for telling formats apart."""
+    """What a file holds, or nothing where it cannot be parsed: for telling formats apart.
+
+    Raises AliasError: such a file is none of the forms, and its owner wants to know why.
+    """
     try:
         return parse(read_text(path), path) if path.is_file() else {}
+    except AliasError:
+        raise
     except UserError:
         return {}
+
+
+def holds(path: Path, words: str) -> bool:
+    """Whether a file is text with these words in it."""
+    try:
+        return path.is_file() and words in read_text(path)
+    except UserError:
+        return False
 
 
 def number(value: Any, where: str) -> float:
@@ -67,7 +101,7 @@ def number(value: Any, where: str) -> float:
     if isinstance(value, str) and _FLOAT.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} is {str(value)[:40]!r}, not a number")
+        raise UserError(f"{where} is {shown(value)}, not a number")
     try:
         result = float(value)
     except OverflowError:
@@ -91,7 +125,7 @@ def rule_of(value: Any, where: object) -> DecodingRule:
     """A decoding rule by name. Raises UserError for an unknown one."""
     known = get_args(DecodingRule)
     if value not in known:
-        raise UserError(f"{where}: unknown decoding rule {str(value)[:40]!r}, expected one of {', '.join(known)}")
+        raise UserError(f"{where}: unknown decoding rule {shown(value)}, expected one of {', '.join(known)}")
     return value
 
 
