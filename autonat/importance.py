@@ -29,12 +29,12 @@ class Importance:
 def importance(decisions: Iterable[dict[str, Any]]) -> list[Importance]:
     """The most important value first, over the decisions of a study, those about other numbers of steps left out.
 
-    Decisions without standard errors (the published search's) are left out too.
+    Decisions without standard errors (the published search's) are left out too: what exceeds their noise is not known.
     """
     gradients = [
         (decision["gradient"], decision["gradient_standard_errors"])
         for decision in decisions
-        if "gradient_standard_errors" in decision and not is_front(decision["phase"])
+        if decision.get("gradient_standard_errors") and not is_front(decision["phase"])
     ]
     if not gradients:
         return []

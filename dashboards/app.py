@@ -62,9 +62,14 @@ class Dashboard:
 
     def pictures(self, study: str) -> zipfile.ZipFile | str | None:
         """The pictures of a study as of its last decision; one line on what went wrong; or None while they are made."""
+        row = frames.find_study(self.engine, study)
+        if row is None:
+            return f"there is no study {study!r}"
         decided = frames.decisions_frame(self.engine, study)
         mark = str(decided["number"].max()) if len(decided) else ""
-        found = self.background.output(("pictures", study, mark), ("autonat.pictures", self.url, study))
+        # A study that was deleted and begun again has the same name, decides as often, and may be given the same id.
+        key = ("pictures", study, mark, str(row.id), str(row.created_at), str(row.updated_at))
+        found = self.background.output(key, ("autonat.pictures", study), variables={"AUTONAT_DB": self.url})
         return zipfile.ZipFile(io.BytesIO(found)) if isinstance(found, bytes) else found
 
     def ends(self, view: str, study: str) -> dict[str, int]:

@@ -4,44 +4,62 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 KEPT = 32
 LIMIT_SECONDS = 600
+FAILURE_SECONDS = 60.0
 
 
 class Background:
-    """Runs ``python -m MODULE ARGUMENTS`` once for each key, one at a time, and keeps its output in memory."""
+    """Runs ``python -m MODULE ARGUMENTS`` once for each key, one at a time, and keeps its output in memory.
+
+    What went wrong is kept for a minute alone: its cause may be gone by then.
+    """
 
     def __init__(self) -> None:
         self._lock, self._turn = threading.Lock(), threading.Lock()
-        self._done: OrderedDict[tuple[str, ...], bytes | str] = OrderedDict()
+        self._done: OrderedDict[tuple[str, ...], tuple[bytes | str, float]] = OrderedDict()
         self._busy: set[tuple[str, ...]] = set()
+        self._finished = 0
 
     @property
     def finished(self) -> int:
-        """How many there are: a page that waits asks again when this changes."""
+        """How many have ended so far: a page that waits asks again when this changes."""
         with self._lock:
-            return len(self._done)
+            return self._finished
 
-    def output(self, key: Sequence[str], command: Sequence[str], given: str = "") -> bytes | str | None:
+    def output(
+        self,
+        key: Sequence[str],
+        command: Sequence[str],
+        given: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> bytes | str | None:
         """The output (bytes), one line on what went wrong (str), or None while it is at work, which the first call
-        starts. `given` is what the process reads from its standard input."""
+        starts. `given` is what the process reads from its standard input, `variables` are added to its environment:
+        everyone on the machine can read the command."""
         name = tuple(key)
         with self._lock:
-            if name in self._done:
+            found, ended = self._done.get(name, (None, 0.0))
+            if isinstance(found, str) and time.monotonic() - ended > FAILURE_SECONDS:
+                del self._done[name]
+                found = None
+            if found is not None:
                 self._done.move_to_end(name)
-                return self._done[name]
+                return found
             if name not in self._busy:
                 self._busy.add(name)
-                threading.Thread(target=self._run, args=(name, tuple(command), given), daemon=True).start()
+                work = (name, tuple(command), given, dict(variables or {}))
+                threading.Thread(target=self._run, args=work, daemon=True).start()
             return None
 
-    def _run(self, name: tuple[str, ...], command: tuple[str, ...], given: str) -> None:
+    def _run(self, name: tuple[str, ...], command: tuple[str, ...], given: str, variables: dict[str, str]) -> None:
         found: bytes | str
         with self._turn:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
             try:
                 done = subprocess.run(
                     [sys.executable, "-m", *command],
@@ -57,6 +75,7 @@ class Background:
                 found = " ".join(str(error).split())
         with self._lock:
             self._busy.discard(name)
-            self._done[name] = found
+            self._done[name] = (found, time.monotonic())
+            self._finished += 1
             while len(self._done) > KEPT:
                 self._done.popitem(last=False)

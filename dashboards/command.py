@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from autonat.errors import UserError
+from autonat.storage.database import without_password
 from dashboards.access import is_loopback, names_of, new_token
 from dashboards.app import serve
 
@@ -19,9 +20,8 @@ def run(db: str, host: str, port: int, token: str | None, console: Any) -> None:
     where = [f"http://{_in_address(name)}:{port}/{query}" for name in names_of(host)]
 
     def started() -> None:
-        console.print(
-            f"Dashboard of {db}: {where[0]}   (Ctrl-C ends it)", soft_wrap=True, highlight=False, markup=False
-        )
+        line = f"Dashboard of {without_password(db)}: {where[0]}   (Ctrl-C ends it)"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
         for other in where[1:]:
             console.print(f"or by its address: {other}", soft_wrap=True, highlight=False, markup=False)
 

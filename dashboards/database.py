@@ -7,6 +7,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autonat.errors import UserError
+from autonat.storage.database import Database, without_password
 from autonat.storage.tables import settings
 
 
@@ -18,6 +19,7 @@ def open_readonly(url: str) -> sa.Engine:
     """
     if "://" not in url:
         url = f"sqlite:///{url}"
+    shown = without_password(url)
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
@@ -26,18 +28,32 @@ def open_readonly(url: str) -> sa.Engine:
             engine = sa.create_engine(parsed, pool_pre_ping=True)
             _postgres_reads_only(engine)
     except (ArgumentError, ValueError) as error:
-        raise UserError(f"cannot read database URL {url!r}: write sqlite:///FILE") from error
+        # Not named: where no part of it can be told from another, neither can the password.
+        raise UserError(
+            "cannot read database URL: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+        ) from error
     except (SQLAlchemyError, ImportError) as error:
-        raise UserError(f"cannot use database {url!r}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot use database {shown!r}: {' '.join(str(error).split())}") from error
     try:
         with engine.connect() as connection:
             tables = set(sa.inspect(connection).get_table_names())
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
-        raise UserError(f"database {url}: {' '.join(str(cause).split())}: name another with --db") from error
+        raise UserError(f"database {shown}: {' '.join(str(cause).split())}: name another with --db") from error
     if not {"studies", "journal", "results"} <= tables:
-        raise UserError(f"database {url} holds no autonat studies: name another with --db")
+        raise UserError(f"database {shown} holds no autonat studies: name another with --db")
     return engine
+
+
+class OpenDatabase(Database):
+    """An engine that is open already as the store's functions take it, which read the ledger and tell the time."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.name = engine.url.render_as_string(hide_password=True)
+        self.sqlite = engine.dialect.name == "sqlite"
+        self.file = Path(str(engine.url.database)) if self.sqlite else None
+        self.patience_seconds = 0.0
 
 
 def artifact_folder(engine: sa.Engine) -> Path:

@@ -293,7 +293,7 @@ def compare(evaluations: pd.DataFrame) -> go.Figure:
     for index, (study, part) in enumerate(evaluations.groupby("study", sort=False)):
         colour = STUDY_COLOURS[index % len(STUDY_COLOURS)]
         dash = STUDY_DASHES[index // len(STUDY_COLOURS) % len(STUDY_DASHES)]
-        held_out = part[part["phase"] == HELD_OUT]
+        held_out = part[(part["phase"] == HELD_OUT) & part["role"].notna()]
         named = False
         for whole in best_lines(part)[:1]:
             images = f"{whole['num_images'].iloc[0]:,} images each"
@@ -599,7 +599,7 @@ def gradients(frame: pd.DataFrame, iterate: int | None = None, *, narrow: bool =
 def importance(frame: pd.DataFrame) -> go.Figure:
     """Bars of the mean shrunk |gradient|, the most important value on top, from ``importance_frame``."""
     if frame.empty:
-        return nothing("gradients")
+        return nothing("gradients with standard errors")
     figure = new_figure(height=max(260, 20 * len(frame) + 80))
     figure.add_bar(
         x=frame["importance"],

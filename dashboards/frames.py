@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from autonat.importance import beyond_noise
+from autonat.importance import importance
 from autonat.metric_columns import COLUMNS
 from autonat.phases import is_front
 from autonat.seed_gap import gap_line
-from autonat.storage.ownership import Owner
+from autonat.storage.ownership import is_driven
 from autonat.storage.tables import journal, results, studies
+from dashboards.database import OpenDatabase
 from models.mask_ratio import (
     AnyMaskRatio,
     ArccosMaskRatio,
@@ -192,13 +193,9 @@ def tuned_for(num_steps: int) -> str:
 
 
 def find_study(engine: sa.Engine, study: str) -> Any:
-    """A study's id, recipe, summary and created_at, or None."""
+    """A study's row with what ``STUDY`` names and its recipe, or None."""
     with engine.connect() as connection:
-        return connection.execute(
-            sa.select(studies.c.id, studies.c.recipe, studies.c.summary, studies.c.created_at).where(
-                studies.c.name == study
-            )
-        ).first()
+        return connection.execute(sa.select(*STUDY, studies.c.recipe).where(studies.c.name == study)).first()
 
 
 def _decisions(engine: sa.Engine, study: str) -> list[tuple[Any, dict[str, Any]]]:
@@ -304,8 +301,8 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
                 last, (last.c.study_id == journal.c.study_id) & (last.c.number == journal.c.number)
             )
         ).all()
+        now = OpenDatabase(engine).now(connection)
     settled = {each.study_id: json.loads(each.decision) for each in decided}
-    now = datetime.now(UTC)
     found = []
     for row in rows:
         summary = summary_of(row)
@@ -340,13 +337,8 @@ def studies_frame(engine: sa.Engine) -> pd.DataFrame:
 
 
 def study_state(row: Any, now: datetime) -> str:
-    """As the store tells it: "running" without a living driver means killed."""
-    if row.state != "running":
-        return str(row.state)
-    driven = row.owner_pid is not None and Owner(row.owner_host, row.owner_pid, row.owner_mark).is_alive(
-        row.heartbeat_at, now
-    )
-    return "running" if driven else "killed"
+    """As the store tells it: "running" without a living driver means killed. `now`: the database's clock."""
+    return "killed" if row.state == "running" and not is_driven(row, now) else str(row.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +432,8 @@ def evaluations_frame(
     the network's training distribution); is_confirmation (a search measurement for the study's own number of steps on
     a seed none of the candidates was chosen with); best_so_far (lowest such value up to here with the same metric and
     sample count, missing in other rows) with best_standard_error; role (held-out rows alone: "baseline", "tuned
-    schedule", "tuned pair", "tuned for T = N" with another number of steps, or "held-out" where that cannot be told).
+    schedule", "tuned pair", "tuned for T = N" with another number of steps, or "held-out" where that cannot be told;
+    missing where it is no outcome).
     """
     row = find_study(engine, study)
     if row is None:
@@ -476,8 +469,11 @@ def evaluations_frame(
             is_start = entry.mask_ratio == baseline_label and _same_values(entry.schedule or {}, schedule)
             first = 0 if is_start else 1 if entry.mask_ratio == baseline_label else 2
             free = [each for each in ROLES[first:] if each not in taken]
-            role = free[0] if free and baseline_label and schedule else HELD_OUT
-            taken.add(role)
+            if not (baseline_label and schedule):
+                role = HELD_OUT
+            elif free:  # else it is the tuned pair once more, for the gap to what the search saw: no outcome
+                role = free[0]
+                taken.add(role)
         group = (entry.metric, entry.num_images)
         if confirms:
             best[group] = min(
@@ -684,19 +680,14 @@ def importance_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     """How much the distance hangs on each value of the schedule, the most important first.
 
     Columns: component (label), family, step, importance: the mean over iterates of |gradient| max(0, 1 - SE²/g²), as
-    the descent shrinks it, so that noise alone counts nothing; without a standard error nothing is shrunk. Gradients
-    for other numbers of steps do not count.
+    the descent shrinks it, so that noise alone counts nothing. Gradients without standard errors and those for other
+    numbers of steps do not count (``autonat.importance``, as `autonat show` tells it).
     """
-    frame = gradients_frame(engine, study)
-    frame = frame[~frame["phase"].map(is_front).astype(bool)].copy()
-    if frame.empty:
-        return as_frame([], IMPORTANCE_COLUMNS)
-    pairs = zip(frame["gradient"], frame["standard_error"].fillna(0.0), strict=True)
-    frame["importance"] = [abs(beyond_noise(value, error)) for value, error in pairs]
-    mean = frame.groupby(["component", "family", "step"], sort=False, as_index=False)["importance"].mean()
-    # Stable, so equal ones stay in the schedule's order.
-    mean = mean.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
-    return as_frame(mean.to_dict("records"), IMPORTANCE_COLUMNS)
+    weights = importance({"phase": entry.phase, **facts} for entry, facts in _decisions(engine, study))
+    return as_frame(
+        [(component_label(each.family, each.step), each.family, each.step, each.size) for each in weights],
+        IMPORTANCE_COLUMNS,
+    )
 
 
 def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:

@@ -54,7 +54,8 @@ def _held_out(
     if row is None:
         return []
     measured = told(study) if told else evaluations_frame(engine, study, HELD_OUT)
-    roles = measured[measured["phase"] == HELD_OUT].drop_duplicates("role", keep="last").set_index("number")
+    outcomes = measured[(measured["phase"] == HELD_OUT) & measured["role"].notna()]
+    roles = outcomes.drop_duplicates("role", keep="last").set_index("number")
     with engine.connect() as connection:
         rows = connection.execute(
             sa.select(journal.c.number, results.c.spec, results.c.result, results.c.seconds, results.c.images)

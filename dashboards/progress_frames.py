@@ -6,7 +6,6 @@ Times are UTC.
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from autonat.storage.ownership import owner_of
 from autonat.storage.tables import journal, results, studies, tasks
+from autonat.storage.task_rows import rows_of
+from dashboards.database import OpenDatabase
 from dashboards.frames import (
     STUDY,
     Measured,
@@ -41,6 +43,7 @@ TIMELINE_COLUMNS = {
 TASK_COLUMNS = {
     "kind": "str",
     "label": "str",
+    "fingerprint": "str",
     "worker": "str",
     "submitted": "datetime64[us, UTC]",
     "start": "datetime64[us, UTC]",
@@ -60,7 +63,7 @@ def states(engine: sa.Engine) -> list[tuple[str, str, str, float]]:
     """Name, state, time of the last change and running time (in steps of ten seconds) of every study."""
     with engine.connect() as connection:
         rows = connection.execute(sa.select(*STUDY).order_by(studies.c.id)).all()
-    now = datetime.now(UTC)
+        now = OpenDatabase(engine).now(connection)
     return [(row.name, study_state(row, now), str(row.updated_at), row.seconds // 10) for row in rows]
 
 
@@ -138,30 +141,27 @@ def timeline_frame(engine: sa.Engine, study: str, measured: Sequence[Measured] |
 
 
 def tasks_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
-    """The tasks of a study from the ledger, in the order of submission; empty where a database keeps none.
+    """The tasks of a study from the ledger, oldest first; empty where a database keeps none.
 
-    Columns: kind, label (the start of the spec's fingerprint, and its blocks), worker (host and name), submitted,
-    start and end (missing while it runs), attempts, seconds (of work), images, peak_memory_mb, outcome ("running",
-    "done", "failed" or "lost"), error.
+    Columns: kind, label (the start of the spec's fingerprint, and its blocks), fingerprint, worker (host and name),
+    submitted, start and end (missing while it runs), attempts, seconds (of work), images, peak_memory_mb, outcome
+    ("running", "done", "failed" or "lost", as `autonat show --tasks` tells it), error.
     """
     row = find_study(engine, study)
     if row is None or not sa.inspect(engine).has_table(tasks.name):
         return as_frame([], TASK_COLUMNS)
-    with engine.connect() as connection:
-        rows = connection.execute(
-            sa.select(tasks).where(tasks.c.study_id == row.id).order_by(tasks.c.submitted_at, tasks.c.id)
-        ).all()
-    return as_frame([_task(each) for each in rows], TASK_COLUMNS)
+    return as_frame([_task(each, row) for each in rows_of(OpenDatabase(engine), row.id)], TASK_COLUMNS)
 
 
-def _task(row: Any) -> dict[str, Any]:
+def _task(row: Any, study: Any) -> dict[str, Any]:
     return {
         "kind": row.kind,
         "label": row.fingerprint[:8] + (f", blocks {row.blocks}" if row.blocks else ""),
+        "fingerprint": row.fingerprint,
         "worker": f"{row.host} {row.worker}",
         "submitted": row.submitted_at,
         "start": row.started_at,
-        "end": row.finished_at,
+        "end": _end(row, study),
         "attempts": row.attempt,
         "seconds": row.seconds,
         "images": row.images,
@@ -171,39 +171,59 @@ def _task(row: Any) -> dict[str, Any]:
     }
 
 
-def running_frame(ledger: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
-    """What is at work now: tasks that have begun and not ended, and trainings that say how far they are.
+def _end(row: Any, study: Any) -> Any:
+    """When a task ended; None while it runs. Nobody wrote down when what a dead driver left behind did: at the driver's
+    last beat, where the study still has it."""
+    if row.finished_at is not None or row.state != "lost":
+        return row.finished_at
+    owner = owner_of(study)
+    is_its_driver = owner is not None and owner.label == row.driver
+    return max(row.started_at, study.heartbeat_at) if is_its_driver and study.heartbeat_at else row.started_at
 
-    Columns: what, worker, since, done (share) and loss (both of trainings alone).
+
+def running_frame(ledger: pd.DataFrame, artifacts: Path) -> pd.DataFrame:
+    """What is at work now of a study's ``tasks_frame``: a row for each task that has begun and not ended.
+
+    Columns: what, worker, since, done (share) and loss (both of trainings alone, as far as they say it).
     """
     at_work = ledger[ledger["outcome"] == "running"]
     found: list[dict[str, Any]] = [
-        {"what": f"{row.kind} {row.label}", "worker": row.worker, "since": row.start} for row in at_work.itertuples()
+        {
+            "what": f"{row.kind} {row.label}",
+            "worker": row.worker,
+            "since": row.start,
+            **(_progress(artifacts / f"{row.fingerprint}.progress.json") if row.kind == "training" else {}),
+        }
+        for row in at_work.itertuples()
     ]
-    for path in sorted(artifacts.glob("*.progress.json")):
-        try:
-            state = json.loads(path.read_text())
-            share, loss = state["step"] / state["steps"], state.get("loss")
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-            continue  # it ended in this moment
-        found.append({"what": f"training {path.name.partition('.')[0][:8]}", "done": share, "loss": loss})
     return as_frame(found, RUNNING_COLUMNS)
 
 
+def _progress(path: Path) -> dict[str, Any]:
+    """How far a training is. Nothing where it has not said so yet, has just ended, or runs on another host."""
+    try:
+        state = json.loads(path.read_text())
+        return {"done": state["step"] / state["steps"], "loss": state.get("loss")}
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return {}
+
+
 def throughput_frame(engine: sa.Engine, study: str, buckets: int = 60) -> pd.DataFrame:
-    """Images a second over the study's clock time, in equal buckets: images of results recorded within each."""
+    """Images a second over the study's clock time, in equal buckets: images of results recorded within each.
+
+    Results that were there before the study took nobody's time in it.
+    """
+    row = find_study(engine, study)
+    if row is None:
+        return as_frame([], THROUGHPUT_COLUMNS)
+    mine = sa.select(journal.c.fingerprint).where(journal.c.study_id == row.id, journal.c.fingerprint.is_not(None))
+    wanted = sa.select(results.c.created_at, results.c.images).where(
+        results.c.fingerprint.in_(mine.distinct()), results.c.created_at >= row.created_at
+    )
     with engine.connect() as connection:
-        mine = (
-            sa.select(journal.c.fingerprint)
-            .join(studies, studies.c.id == journal.c.study_id)
-            .where(studies.c.name == study, journal.c.fingerprint.is_not(None))
-            .distinct()
-        )
-        rows = connection.execute(
-            sa.select(results.c.created_at, results.c.images).where(results.c.fingerprint.in_(mine))
-        ).all()
+        rows = connection.execute(wanted).all()
     measured = as_frame(
-        [{"time": row.created_at, "images": row.images} for row in rows if row.images],
+        [{"time": each.created_at, "images": each.images} for each in rows if each.images],
         {"time": "datetime64[us, UTC]", "images": "int64"},
     ).sort_values("time")
     if len(measured) < 2 or measured["time"].iloc[0] == measured["time"].iloc[-1]:

@@ -6,16 +6,16 @@ import platform
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import pandas as pd
 import plotly.graph_objects as go
-import sqlalchemy as sa
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from autonat.storage.files import write_atomically
+from autonat.storage.store import Store, StudyRow
 from dashboards import figures, frames, texts
 from dashboards.database import artifact_folder
 from dashboards.page import TEMPLATE
@@ -25,28 +25,7 @@ from dashboards.reader import Reader
 PACKAGES = ("autonat", "torch", "numpy", "scipy", "scikit-learn", "optuna", "ray", "sqlalchemy", "plotly")
 
 
-class StudyLike(Protocol):
-    """What a report reads of ``autonat.storage.store.StudyRow``."""
-
-    name: str
-    recipe: str
-    state: str
-    error: str | None
-    summary: dict[str, Any] | None
-    seconds: float
-    created_at: datetime
-    updated_at: datetime
-
-
-class StoreLike(Protocol):
-    """What a report reads of ``autonat.storage.store.Store``, which cannot be imported here: it brings torch along."""
-
-    engine: sa.Engine
-
-    def study(self, name: str) -> Any: ...
-
-
-def write_report(store: StoreLike, name: str, path: Path, grids: list[tuple[str, bytes]]) -> None:
+def write_report(store: Store, name: str, path: Path, grids: list[tuple[str, bytes]]) -> None:
     """Write the report of study `name` to `path`, whole or not at all.
 
     grids: (caption, PNG) of sample images, may be empty. Works in any state of a study. Raises UserError for a name
@@ -56,9 +35,9 @@ def write_report(store: StoreLike, name: str, path: Path, grids: list[tuple[str,
     write_atomically(Path(path), text.encode())
 
 
-def render(store: StoreLike, name: str, grids: list[tuple[str, bytes]]) -> str:
+def render(store: Store, name: str, grids: list[tuple[str, bytes]]) -> str:
     """The report as HTML."""
-    study: StudyLike = store.study(name)
+    study = store.study(name)
     engine = store.engine
     evaluations = frames.evaluations_frame(engine, name)
     row = frames.studies_frame(engine).set_index("name").loc[name]
@@ -164,7 +143,7 @@ def _schedule_table(frame: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _metric(study: StudyLike, evaluations: pd.DataFrame) -> str | None:
+def _metric(study: StudyRow, evaluations: pd.DataFrame) -> str | None:
     known = (study.summary or {}).get("metric")
     if known:
         return str(known)

@@ -4,7 +4,12 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
+import time
 import zipfile
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +23,13 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from test_dashboards_studies import METRIC, Writer, whole_study
 
+from autonat import pictures
 from autonat.config import load_recipe
 from autonat.errors import UserError
+from autonat.storage.ownership import Owner
 from autonat.storage.store import Store
+from autonat.storage.tables import results, studies, tasks
+from autonat.storage.task_rows import rows_of
 from dashboards import (
     access,
     addresses,
@@ -33,6 +42,7 @@ from dashboards import (
 )
 from dashboards import app as dashboard_app
 from dashboards.app import Dashboard, make_app
+from dashboards.background import Background
 from dashboards.database import open_readonly
 from dashboards.outcome_figures import COSTS, cost, differences
 from dashboards.plots import PLOTS, VIEWS, Choice
@@ -143,6 +153,27 @@ def test_what_is_printed_when_it_listens(monkeypatch, host, token, expected):
     assert shown == [each.replace("fe80::1", "[fe80::1]") for each in expected]
 
 
+def test_a_password_is_not_printed(monkeypatch):
+    monkeypatch.setattr(command, "serve", lambda db, host, port, token, started: started())
+    console = Console(record=True, width=200)
+    command.run("postgresql+psycopg://me:secret@host/autonat", "127.0.0.1", 8050, None, console)
+    assert "Dashboard of postgresql+psycopg://me:***@host/autonat" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:secret@127.0.0.1:1/x",  # nobody listens there
+        "nonsense://me:secret@host/x",
+        "postgresql+psycopg://me:secret@host:port/x",  # no URL
+    ],
+)
+def test_a_password_is_in_no_error(url):
+    with pytest.raises(UserError) as caught:
+        open_readonly(url)
+    assert "secret" not in str(caught.value)
+
+
 def test_another_name_for_this_machine_is_refused(app):
     client = app.server.test_client()
     assert client.get("/", headers={"Host": "evil.example:8050"}).status_code == 403
@@ -208,14 +239,22 @@ def test_a_database_that_is_none(tmp_path, content):
 @pytest.mark.parametrize("study", ["whole", "empty", "failed", "no such study"])
 @pytest.mark.parametrize("view", sorted(VIEWS))
 def test_every_plot_of_every_study(reader, view, study):
+    """A plot shows what there is, and says so where there is nothing yet: `whole` lacks tasks alone, `empty` has its
+    recipe, and the published numbers are always there."""
+    drawn = set()
     for plot in VIEWS[view]:
         figure = plot.figure(reader, Choice(study, (study,), {"iterate": "1"}))
         assert figure.layout.height > 100
         assert json.loads(figure.to_json())["layout"]["template"]
-        if study != "whole" and plot.name != "published":
-            assert len(figure.data) or "yet" in figure.layout.annotations[0].text
+        if figure.data:
+            drawn.add(plot.name)
+        else:
+            assert "yet" in figure.layout.annotations[0].text
         for axis in figure.select_xaxes():
             assert axis.title.text or axis.visible is False or view == "schedule"
+    names = {plot.name for plot in VIEWS[view]}
+    there = {"whole": names - {"tasks"}, "empty": {"published", "densities", "schedules"}}.get(study, {"published"})
+    assert drawn == names & there
 
 
 @pytest.mark.parametrize("view", sorted(VIEWS))
@@ -384,13 +423,79 @@ def test_pictures_come_from_the_background(app, file, monkeypatch):
     answers = [None, "checkpoint x is missing", buffer.getvalue()]
     texts = []
     for answer in answers:
-        monkeypatch.setattr(board.background, "output", lambda *_, answer=answer: answer)
+        monkeypatch.setattr(board.background, "output", lambda *_, answer=answer, **__: answer)
         texts.append(str(board.panel("pictures", Choice("whole"), ())))
     assert "painting" in texts[0]
     assert "checkpoint x is missing" in texts[1]
     assert "/picture/grid/0.png?study=whole" in texts[2]
     assert "/picture/steps/1.png?study=whole" in texts[2]
     assert board.ends("images", "whole") == {"pair": 1}
+
+
+def test_pictures_are_of_the_study_that_is_there_now(tmp_path, monkeypatch):
+    file = tmp_path / "autonat.db"
+    store = Store.open(str(file))
+    board = Dashboard(str(file))
+    asked = []
+    monkeypatch.setattr(board.background, "output", lambda *given, **named: asked.append((given, named)))
+
+    def key():
+        board.pictures("again")
+        return asked[-1][0][0]
+
+    first = Writer(store, "again")
+    keys = [key()]
+    assert key() == keys[0]
+    store.release(first.id, "failed")
+    keys.append(key())
+    store.delete("again")
+    second = Writer(store, "again")
+    assert second.id == first.id  # SQLite gives it again
+    keys.append(key())
+    store.release(second.id, "failed")
+    keys.append(key())
+    assert len(set(keys)) == 4
+    assert board.pictures("none") == "there is no study 'none'"
+    # The address, which may hold a password, is in no command.
+    assert asked[-1][0][1:] == (("autonat.pictures", "again"),)
+    assert asked[-1][1] == {"variables": {"AUTONAT_DB": f"sqlite:///{file}"}}
+    store.close()
+
+
+def test_the_painter_takes_its_database_from_the_environment(file, monkeypatch, capsys):
+    monkeypatch.setenv("AUTONAT_DB", str(file))
+    monkeypatch.setattr(sys, "argv", ["autonat.pictures", "none"])
+    with pytest.raises(SystemExit):
+        pictures.main()
+    assert "there: whole, empty, failed" in capsys.readouterr().err
+
+
+def ended(background, *given, **named):
+    """What a background process came to."""
+    end = time.monotonic() + 30
+    while (found := background.output(*given, **named)) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+
+def test_a_background_process_reads_its_environment_and_input(tmp_path, monkeypatch):
+    (tmp_path / "shown.py").write_text("import os, sys; print(os.environ['ADDRESS'], sys.argv[1:], sys.stdin.read())")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = ended(Background(), ("key",), ("shown", "study"), "given", variables={"ADDRESS": "me:secret@host"})
+    assert found == b"me:secret@host ['study'] given\n"
+
+
+def test_a_failure_is_kept_for_a_minute_at_most(monkeypatch):
+    answers = iter([(1, b"", b"missing"), (0, b"painted", b"")])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess((), *next(answers)))
+    background = Background()
+    assert ended(background, ("key",), ("module",)) == "missing"
+    assert background.output(("key",), ("module",)) == "missing"
+    finished = background.finished
+    monkeypatch.setattr("dashboards.background.FAILURE_SECONDS", -1.0)
+    assert ended(background, ("key",), ("module",)) == b"painted"
+    assert background.output(("key",), ("module",)) == b"painted"
+    assert background.finished > finished  # so that a page that waits hears of it
 
 
 # Frames and figures of this module's own
@@ -445,32 +550,30 @@ def test_costs(reader):
     assert set(COSTS) == {"milliseconds", "tflops", "num_steps"}
 
 
+def add_tasks(store, writer, *rows):
+    """Rows of the ledger by what is not common to them; this process is the driver."""
+    now = datetime.now(UTC)
+    common = {
+        "study_id": writer.id, "kind": "evaluation", "fingerprint": "0123456789", "host": "h", "pid": 1, "worker": "w0",
+        "driver": Owner.this_process().label, "submitted_at": now, "started_at": now, "finished_at": None,
+        "seconds": 1.5, "images": 100, "blocks": None, "attempt": 1, "state": "running", "error": None,
+        "peak_memory": None,
+    }  # fmt: skip
+    with store.engine.begin() as connection:
+        connection.execute(sa.insert(tasks), [common | row for row in rows])
+
+
 def test_tasks_and_what_is_at_work(tmp_path):
     store = Store.open(str(tmp_path / "autonat.db"))
     writer = Writer(store, "busy")
-    with store.engine.begin() as connection:
-        now = frames.datetime.now(frames.UTC)
-        common = {
-            "study_id": writer.id, "kind": "evaluation", "fingerprint": "0123456789", "host": "h", "pid": 1,
-            "driver": "d", "submitted_at": now, "started_at": now, "seconds": 1.5, "images": 100, "blocks": None,
-            "error": None, "finished_at": None, "peak_memory": None,
-        }  # fmt: skip
-        rows = [
-            common
-            | {
-                "id": 1,
-                "worker": "w0",
-                "attempt": 1,
-                "state": "done",
-                "finished_at": now,
-                "blocks": "0-3",
-                "peak_memory": 2**21,
-            },
-            common
-            | {"id": 2, "worker": "w1", "attempt": 2, "state": "failed", "finished_at": now, "error": "<b>lost</b>"},
-            common | {"id": 3, "worker": "w1", "attempt": 1, "state": "running"},
-        ]
-        connection.execute(sa.insert(progress_frames.tasks), rows)
+    now = datetime.now(UTC)
+    add_tasks(
+        store,
+        writer,
+        {"id": 1, "state": "done", "finished_at": now, "blocks": "0-3", "peak_memory": 2**21},
+        {"id": 2, "worker": "w1", "attempt": 2, "state": "failed", "finished_at": now, "error": "<b>lost</b>"},
+        {"id": 3, "worker": "w1"},
+    )
     frame = progress_frames.tasks_frame(store.engine, "busy")
     assert list(frame["outcome"]) == ["done", "failed", "running"]
     assert list(frame["label"]) == ["01234567, blocks 0-3", "01234567", "01234567"]
@@ -478,22 +581,88 @@ def test_tasks_and_what_is_at_work(tmp_path):
     figure = progress_figures.tasks(frame)
     assert [trace.name for trace in figure.data] == ["evaluation", "failed", "tried again"]
     assert "&lt;b&gt;lost" in figure.data[1].customdata[0]
-    (tmp_path / "abc.progress.json").write_text(json.dumps({"step": 30, "steps": 120, "loss": 1.5}))
-    (tmp_path / "def.progress.json").write_text("{")
-    running = progress_frames.running_frame(frame, tmp_path)
-    assert list(running["what"]) == ["evaluation 01234567", "training abc"]
-    assert running["done"].iloc[1] == 0.25
+    assert list(progress_frames.running_frame(frame, tmp_path)["what"]) == ["evaluation 01234567"]
     board = Dashboard(str(tmp_path / "autonat.db"))
     assert "lost" in str(board.panel("troubles", Choice("busy"), ()))
     version = board.version()
     with store.engine.begin() as connection:
-        connection.execute(
-            sa.update(progress_frames.tasks).where(progress_frames.tasks.c.id == 3).values(finished_at=now)
-        )
-        connection.execute(
-            sa.insert(progress_frames.tasks), [common | {"id": 4, "worker": "w0", "attempt": 1, "state": "running"}]
-        )
+        connection.execute(sa.update(tasks).where(tasks.c.id == 3).values(finished_at=now))
+    add_tasks(store, writer, {"id": 4})
     assert board.version() != version
+    store.close()
+
+
+def test_a_training_at_work_is_one_row_on_its_own_study(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    add_tasks(
+        store,
+        Writer(store, "mine"),
+        {"id": 1, "kind": "training", "fingerprint": "a" * 64},
+        {"id": 2, "kind": "training", "fingerprint": "b" * 64},
+        {"id": 3, "kind": "training", "fingerprint": "c" * 64, "state": "done"},
+    )
+    add_tasks(store, Writer(store, "other"), {"id": 4, "kind": "training", "fingerprint": "d" * 64})
+    for letter in "acd":  # c's and those of nobody's task are of trainings that were killed
+        (tmp_path / f"{letter * 64}.progress.json").write_text(json.dumps({"step": 30, "steps": 120, "loss": 1.5}))
+    (tmp_path / f"{'b' * 64}.progress.json").write_text("{")
+    (tmp_path / f"{'e' * 64}.progress.json").write_text(json.dumps({"step": 1, "steps": 2, "loss": 1.5}))
+    mine, other = (
+        progress_frames.running_frame(progress_frames.tasks_frame(store.engine, study), tmp_path)
+        for study in ("mine", "other")
+    )
+    assert list(mine["what"]) == ["training aaaaaaaa", "training bbbbbbbb"]
+    assert (mine["done"].iloc[0], mine["loss"].iloc[0], mine["worker"].iloc[0]) == (0.25, 1.5, "h w0")
+    assert mine["done"].isna().iloc[1]
+    assert list(other["what"]) == ["training dddddddd"]
+    store.close()
+
+
+def test_what_a_killed_driver_left_is_lost_as_the_command_line_tells_it(database_url, tmp_path):
+    store = Store.open(database_url, tmp_path / "artifacts")
+    writer = Writer(store, "killed")
+    here = Owner.this_process()
+    dead = replace(here, mark=f"0@{here.mark.partition('@')[2]}")  # the process number belongs to another one now
+    began = datetime.now(UTC) - timedelta(hours=2)
+    beat = began + timedelta(hours=1)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(studies).values(owner_mark=dead.mark, heartbeat_at=beat))
+    elsewhere = replace(dead, host="elsewhere")
+    add_tasks(
+        store,
+        writer,
+        {"id": 1, "driver": dead.label, "started_at": began, "kind": "training"},
+        {"id": 2, "driver": elsewhere.label, "started_at": began},
+        {"id": 3, "driver": dead.label, "started_at": began, "state": "done", "finished_at": beat},
+        {"id": 4, "driver": here.label},  # `autonat evaluate` in a process that lives
+    )
+    (tmp_path / "0123456789.progress.json").write_text(json.dumps({"step": 30, "steps": 120, "loss": 1.5}))
+    frame = progress_frames.tasks_frame(open_readonly(database_url), "killed")
+    assert list(frame["outcome"]) == [row.state for row in rows_of(store.database, writer.id)]
+    assert list(frame["outcome"]) == ["lost", "lost", "done", "running"]
+    # So that their bars do not grow: to the driver's last beat, and where that is not known not at all.
+    assert list(frame["end"].iloc[:2]) == [pd.Timestamp(beat), pd.Timestamp(began)]
+    assert frame["end"].isna().iloc[3]
+    assert list(progress_frames.running_frame(frame, tmp_path)["what"]) == ["evaluation 01234567"]
+    assert progress_frames.states(store.engine)[0][1] == "killed"
+    store.close()
+
+
+def test_images_per_second_are_of_this_study_alone(tmp_path):
+    store = Store.open(str(tmp_path / "autonat.db"))
+    earlier = Writer(store, "earlier")
+    for seed in range(3):
+        earlier.measured("schedule", 0, "confirmation", 3.0, seed=seed)
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(studies).values(created_at=long_ago))
+        connection.execute(sa.update(results).values(created_at=long_ago + timedelta(hours=1)))
+    later = Writer(store, "later")
+    for seed in range(6):  # the first three are looked up
+        later.measured("schedule", 0, "confirmation", 3.0, seed=seed)
+    frame = progress_frames.throughput_frame(store.engine, "later")
+    assert frame["time"].min() > pd.Timestamp(long_ago + timedelta(days=2))
+    width = (frame["time"].iloc[1] - frame["time"].iloc[0]).total_seconds()
+    assert frame["images_per_second"].sum() * width == pytest.approx(3 * 200, rel=0.01)
     store.close()
 
 

@@ -15,6 +15,7 @@ def test_what_exceeds_its_noise_comes_first():
             decision([0.0, 1.0, -1.0, 0.5, 0.0, -0.1], [0.1] * 6),
             *[decision([9.0] * 10, [0.1] * 10, "front T=3")] * 3,  # of another number of steps, and more of them
             {"phase": "schedule", "gradient": [1.0] * 6},  # the published search's, without errors
+            decision([1.0] * 6, None),
         ]
     )
     assert [(row.family, row.step) for row in rows[:3]] == [

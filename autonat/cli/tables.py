@@ -7,9 +7,13 @@ if TYPE_CHECKING:
 
 
 def mask_ratio_label(data: dict[str, Any]) -> str:
-    if data["kind"] == "beta":
-        return f"Beta({data['alpha']:g}, {data['beta']:g})"
-    return str(data["kind"])
+    """What a distribution calls itself, from its recorded parameters."""
+    from pydantic import TypeAdapter
+
+    from models.mask_ratio import AnyMaskRatio  # brings SciPy along, which a list of studies does not need
+
+    mask_ratio: Any = TypeAdapter(AnyMaskRatio).validate_python(data)
+    return str(mask_ratio.label)
 
 
 def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
