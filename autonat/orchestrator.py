@@ -101,32 +101,40 @@ class _Heart:
 
 
 class _Interrupt:
-    """Ctrl-C, made certain: Python drops a KeyboardInterrupt that falls into a destructor or a weak reference's
-    callback, so the handler also leaves a note, which is read at the next event."""
+    """Ctrl-C and SIGTERM, made certain: Python drops a KeyboardInterrupt that falls into a destructor or a weak
+    reference's callback, so the handler also leaves a note, which is read at the next event.
+
+    SIGTERM is a KeyboardInterrupt within, the one interruption that all libraries pass on as it is, and SystemExit
+    outside, with the status that shells give it.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
+        self.asked: int | None = None
+        self._previous: dict[int, Any] = {}
 
-    def _handle(self, *_: object) -> None:
-        self.asked = True
+    def _handle(self, number: int, *_: object) -> None:
+        self.asked = number
         raise KeyboardInterrupt
 
     def __enter__(self) -> "_Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+    def __exit__(self, kind: object, *_: object) -> None:
+        for number, handler in self._previous.items():
+            if handler is not None:  # not Python's own
+                signal.signal(number, handler)
+        if kind is KeyboardInterrupt and self.asked == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Observer | None = None) -> dict[str, Any]:
     """Run a recipe's study to its end, from wherever an earlier run left it, and return the summary.
 
     Raises UserError where another driver holds the study or a file of the recipe is missing. An interruption or an
-    error is recorded and passed on; what was finished stays.
+    error is recorded and passed on, SIGTERM as SystemExit(143); what was finished stays.
     """
     recipe = recipe.with_files_looked_at()
     study_id = store.claim(recipe.name, as_recorded(recipe, store))
@@ -146,7 +154,7 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 event = program.send(results)
             except StopIteration as stop:
                 return stop.value
-            if interrupt.asked:
+            if interrupt.asked is not None:
                 raise KeyboardInterrupt
             if heart.stopping():
                 raise StudyStopped
@@ -154,19 +162,22 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 trainings.update(fingerprint(spec.whole) for spec in event.requests if isinstance(spec, TrainSpec))
             results = yield event
 
-    interrupt, heart = _Interrupt(), _Heart(store, study_id, fulfiller)
-    try:
-        with interrupt, heart:
-            fulfiller.begin(study_id, heart.stopping)
-            summary = run_program(counted(alternate(recipe)), fulfiller, observer, journal)
-        summary["trainings"] = len(trainings)
-    except (KeyboardInterrupt, StudyStopped) as end:
-        _release(store, study_id, "stopped" if isinstance(end, StudyStopped) else "interrupted")
-        raise
-    except BaseException as error:
-        _release(store, study_id, "failed", " ".join(str(error).split()) or type(error).__name__)
-        raise
-    store.release(study_id, "finished", summary=summary)
+    with _Interrupt() as interrupt:
+        try:
+            with _Heart(store, study_id, fulfiller) as heart:
+                fulfiller.begin(study_id, heart.stopping)
+                summary = run_program(counted(alternate(recipe)), fulfiller, observer, journal)
+            summary["trainings"] = len(trainings)
+        except StudyStopped:
+            _release(store, study_id, "stopped")
+            raise
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: rich's end where nobody reads the output any more
+            _release(store, study_id, "interrupted")
+            raise
+        except BaseException as error:
+            _release(store, study_id, "failed", " ".join(str(error).split()) or type(error).__name__)
+            raise
+        store.release(study_id, "finished", summary=summary)
     return summary
 
 

@@ -1,6 +1,7 @@
 """What a person sees while a study runs: bars on a terminal, plain lines elsewhere."""
 
 import json
+import signal
 import threading
 import time
 from typing import Any
@@ -9,11 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from autonat.execution.listener import SILENT, Listener
-from autonat.execution.tasks import EvaluationTask, ProbeTask, Task, TrainTask
+from autonat.execution.tasks import Task, TrainTask, block_of
 from autonat.search.program import Ask, Decision
 from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint, painted
 from autonat.storage.artifacts import Artifacts
 from autonat.units import counted
+
+# Without a terminal, a batch of tasks that takes longer than this says how far it is, again and again.
+SPEAK_SECONDS = 15.0
 
 
 class ProgressReporter:
@@ -164,12 +168,13 @@ class _Ticker:
 
     def _label(self) -> str:
         trainings = sum(isinstance(task, TrainTask) for task in self._tasks)
-        blocks = sum(isinstance(task, EvaluationTask | ProbeTask) for task in self._tasks)
+        blocks = sum(block_of(task) is not None for task in self._tasks)
         what = counted(trainings, "training") if trainings else counted(blocks, "block")
         return f"{self._reporter._phase or 'work'} ({what})  {self._reporter.last}".rstrip()
 
     def _run(self) -> None:
         began = spoke = time.monotonic()
+        before = self._fraction()  # what an earlier run had done of a training
         while not self._stop.wait(0.5):
             fraction = self._fraction()
             bar = self._reporter._bar
@@ -177,10 +182,15 @@ class _Ticker:
                 if self._bar_task is None:
                     self._bar_task = bar.add_task(self._label(), total=1.0)
                 bar.update(self._bar_task, completed=fraction, description=self._label())
-            elif time.monotonic() - spoke > 15:
+            elif time.monotonic() - spoke > SPEAK_SECONDS:
                 spoke = time.monotonic()
-                left = f", about {(spoke - began) * (1 - fraction) / fraction:.0f} s left" if fraction > 0.02 else ""
-                self._reporter.say(f"  {self._label()}: {100 * fraction:.0f}%{left}")
+                done = fraction - before
+                left = f", about {(spoke - began) * (1 - fraction) / done:.0f} s left" if done > 0.02 else ""
+                try:
+                    self._reporter.say(f"  {self._label()}: {100 * fraction:.0f}%{left}")
+                except SystemExit:  # rich's, where nobody reads any more, which would end this thread alone
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
 
     def done(self, index: int) -> None:
         self._finished.add(index)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ray_clusters import Nodes, kill
-from studies_for_tests import Calling, die, die_once, fail_times, is_running, refuse, wait_for
+from studies_for_tests import Calling, die, die_once, fail_times, is_running, refuse, tiny_recipe, wait_for
 from test_executors import Diary, outcome
 
 from autonat.errors import UserError
@@ -20,6 +20,8 @@ from autonat.execution.executor import InProcessExecutor
 from autonat.execution.listener import TaskFailedError
 from autonat.execution.ray_cluster import RaySettings
 from autonat.execution.ray_executor import RayExecutor
+from autonat.execution.tasks import TrainTask
+from autonat.search.alternation import start_of
 
 pytestmark = pytest.mark.slow
 
@@ -178,13 +180,10 @@ def test_a_slow_worker_does_not_hold_the_others_up(nodes, tmp_path):
     tasks = [functools.partial(time.sleep, 3.0), *[functools.partial(time.sleep, 0.05) for _ in range(30)]]
     with bare(nodes, tmp_path) as executor:
         list(executor.run([os.getpid, os.getpid]))
-        began = time.monotonic()
         order = [index for index, _, _ in executor.run(tasks, watch)]
-        seconds = time.monotonic() - began
     assert order[-1] == 0
     assert len(workers_of(watch)) == 2
     assert watch.most == 2
-    assert seconds < 6
 
 
 def workers_of(diary):
@@ -244,6 +243,30 @@ def test_a_large_constant_is_read_once_by_a_worker(nodes, tmp_path, monkeypatch)
     assert puts == [5_000_000]
     assert [number for number, _, _ in results] == list(range(20))
     assert {(place, size) for _, place, size in results} == {(results[0][1], 5_000_000)}
+
+
+class DiesWhenDone:
+    """A training's process dies once the driver has its answer, before Ray Tune hears that the trial is done."""
+
+    def __init__(self, artifacts):
+        self.log = Path(artifacts) / "trainings"
+
+    def perform(self, task):
+        from ray import tune
+
+        with self.log.open("a") as handle:
+            handle.write("trained\n")
+        tune.report = lambda metrics: os._exit(1)
+        return "trained", 0.0
+
+
+def test_a_training_whose_process_dies_after_its_answer_is_not_repeated(nodes, tmp_path):
+    diary = Diary()
+    task = TrainTask(start_of(tiny_recipe())[1].training)
+    with RayExecutor(str(tmp_path), 1, RaySettings(nodes.address), DiesWhenDone) as executor:
+        assert list(executor.run([task], diary)) == [(0, "trained", 0.0)]
+    assert (tmp_path / "trainings").read_text() == "trained\n"
+    assert diary.errors == []
 
 
 def test_a_cluster_without_room_is_one_line(nodes, tmp_path):

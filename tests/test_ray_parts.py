@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,11 +14,13 @@ from studies_for_tests import Calling, refuse, run_cli, run_ok, tiny_recipe, wri
 from autonat.errors import UserError
 from autonat.execution.choice import ExecutorChoice, cores
 from autonat.execution.executor import InProcessExecutor, ProcessExecutor
+from autonat.execution.listener import Attempts, Listener, Place
 from autonat.execution.parcels import network_made, networks_needed, packed, unpack
 from autonat.execution.ray_cluster import DASHBOARD_VARIABLE, RaySettings, _room_of, connect
 from autonat.execution.ray_executor import RayExecutor
 from autonat.execution.ray_logs import KEPT_NOTES, LogNote, read_notes
-from autonat.execution.ray_worker import RayWorker, Site
+from autonat.execution.ray_training import _Line, _listen
+from autonat.execution.ray_worker import Answer, Greeting, RayWorker, Site
 from autonat.execution.tasks import EvaluationTask, ReferenceTask, TrainTask
 from autonat.search.alternation import start_of
 from autonat.specs import fingerprint
@@ -159,6 +162,51 @@ def test_what_was_damaged_on_its_way_is_not_kept(tmp_path):
     assert list(artifacts.folder.iterdir()) == []
 
 
+HERE = Greeting(Place("host", 1, ""), True, "")
+DONE, FAILED = Answer("done"), Answer("failed", error="it broke")
+
+
+def test_a_training_that_is_done_does_not_begin_again():
+    line = _Line()
+    assert line.began(0, HERE)
+    line.ended(0, FAILED)
+    assert line.began(0, HERE)
+    line.ended(0, DONE)
+    assert not line.began(0, HERE)
+    assert line.began(1, HERE)
+    line.stop()
+    assert not line.began(2, HERE)
+    kinds = [(kind, index) for kind, index, _ in line.news(0.0)]
+    assert kinds == [("began", 0), ("ended", 0), ("began", 0), ("ended", 0), ("began", 1)]
+
+
+def test_news_of_a_training_that_is_done_is_ignored(monkeypatch):
+    """Its process died once it had told, and another began the same before that was heard."""
+    import ray
+
+    class Told:
+        @staticmethod
+        def remote(seconds):
+            return [("began", 0, HERE), ("began", 1, HERE), *[("ended", 0, DONE)] * 2, *late, ("ended", 1, DONE)]
+
+    class FakeLine:
+        news = Told
+
+    class Failures(Listener):
+        def failed(self, index, error):
+            raise AssertionError(f"training {index}: {error}")
+
+    late = [("began", 0, HERE), ("ended", 0, FAILED), ("ended", 0, DONE)]
+    monkeypatch.setattr(ray, "get", lambda content: content)
+    monkeypatch.setattr(ray, "wait", lambda references, timeout: (references, []))
+    task = TrainTask(PAIR.training)
+    left, begun, found = {0: task, 1: task}, {}, []
+    for index, _ in _listen(FakeLine, "run", left, begun, Failures(), Attempts(Failures())):
+        del left[index], begun[index]
+        found.append(index)
+    assert (found, begun) == ([0, 1], {})
+
+
 def test_networks_of_tasks():
     both = [fingerprint(PAIR.training), fingerprint(LAB.features)]
     assert networks_needed(EvaluationTask(LAB.evaluation(PAIR, 40, 1), 0)) == both
@@ -208,6 +256,49 @@ def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path):
     with pytest.raises(UserError, match="cannot use the Ray cluster at") as caught:
         list(RayExecutor(str(tmp_path), 1, RaySettings(address)).run([os.getpid]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, OSError, Exception])
+def test_a_local_instance_that_does_not_start_is_one_line(error, monkeypatch):
+    import ray
+
+    def init(**_):
+        raise error("not\nnow")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match=r"^Ray does not start on this machine: not now$"):
+        connect(RaySettings(), 1)
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
+def test_sigterm_is_left_as_it_is_while_ray_starts_and_afterwards(address, monkeypatch):
+    import ray
+    import ray._private.ray_constants as ray_constants
+    import ray._private.utils as ray_utils
+
+    def ours(*_):
+        pass
+
+    def theirs(*_):
+        pass
+
+    def init(**_):
+        ray_utils.set_sigterm_handler(theirs)
+        during.append(signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, theirs)  # as Ray's C++ half does, unseen by Python
+
+    during = []
+    parts = [(ray_utils, "set_sigterm_handler"), (ray_constants, "ENABLE_RAY_CLUSTER")]
+    before = [getattr(*part) for part in parts]
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("autonat.execution.ray_cluster._answering", lambda address: address)
+    handler = signal.signal(signal.SIGTERM, ours)
+    try:
+        connect(RaySettings(address), 1)
+        assert [*during, signal.getsignal(signal.SIGTERM)] == [ours, ours]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert [getattr(*part) for part in parts] == before
 
 
 def test_several_clusters_on_a_host_are_told_apart_by_the_user(monkeypatch):

@@ -232,19 +232,23 @@ def test_workers_killed_while_they_work(uninterrupted, tmp_path):
     assert end_of(database) == uninterrupted[1]
 
 
+SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
+
 @pytest.mark.slow
-def test_interrupted_from_the_keyboard(uninterrupted, tmp_path):
+@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+def test_interrupted_from_the_keyboard_and_terminated(uninterrupted, tmp_path, number, status, word):
     database = watched_database(tmp_path / "study.db")
     command = ["run", str(write_recipe(tmp_path)), "--db", str(database), "--workers", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "autonat", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: query(database, "SELECT 1 FROM results WHERE kind = 'TrainSpec'"), "a training to end")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == status
     assert len(err.splitlines()) == 1, err
-    assert err.startswith("interrupted")
+    assert err.startswith(f"{word}: ")
     assert query(database, "SELECT state, error, owner_pid FROM studies") == [("interrupted", None, None)]
     run_ok(*command)
     assert query(database, "SELECT * FROM again") == []

@@ -1,7 +1,6 @@
 """The command line. Heavy imports happen inside the commands, so that --help answers at once."""
 
-import errno
-import sys
+import signal
 from typing import Any
 
 import typer
@@ -42,10 +41,11 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted: what was finished is kept; the same command goes on from there", err=True)
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:  # as run_study ends with one
+            typer.echo("terminated: what was finished is kept; the same command goes on from there", err=True)
+        raise
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            sys.stderr.close()
-            raise SystemExit(0) from None
         _fail(f"{error}; what was finished is kept, so the same command goes on from there")
 
 

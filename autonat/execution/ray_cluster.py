@@ -3,7 +3,11 @@
 import logging
 import math
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -58,29 +62,27 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
         import ray
     except ImportError as error:
         raise UserError("Ray is not installed: pip install 'ray[tune]', or leave --executor ray out") from error
+    import ray._private.utils as ray_utils
     import ray._private.worker as ray_worker
 
     # The driver prints what Ray says of dead workers, whatever `log_to_driver` is; the ledger says it already.
     ray_worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if settings.address is None:
-        with_dashboard = os.environ.get(DASHBOARD_VARIABLE) == "1"
-        if with_dashboard and find_spec("aiohttp_cors") is None:
-            raise UserError(f"{DASHBOARD_VARIABLE}=1 needs Ray's own dashboard: pip install 'ray[default]'")
-        ray.init(
-            address="local",
-            num_cpus=num_workers,
-            num_gpus=None if settings.gpus_per_worker else 0,
-            include_dashboard=with_dashboard,
-            **quiet,
-        )
-        return
+    with_dashboard = settings.address is None and os.environ.get(DASHBOARD_VARIABLE) == "1"
+    if with_dashboard and find_spec("aiohttp_cors") is None:
+        raise UserError(f"{DASHBOARD_VARIABLE}=1 needs Ray's own dashboard: pip install 'ray[default]'")
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        address = _answering(settings.address)
-        ray.init(address=address, **quiet)
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        # SIGTERM is run_study's to handle; Ray's own handler would end the process with status 15.
+        with _sigterm_kept(), _replaced(ray_utils, "set_sigterm_handler", lambda handler: None):
+            if settings.address is not None:
+                ray.init(address=_answering(settings.address), **quiet)
+            else:
+                _start_local(settings, num_workers, include_dashboard=with_dashboard, **quiet)
+    except Exception as error:  # Ray raises bare ones too, where its processes do not start in time
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if settings.address is None:
+            raise UserError(f"Ray does not start on this machine: {reason}") from error
         if isinstance(error, RuntimeError) and not os.environ.get("RAY_AUTH_MODE"):
             reason += " (a cluster with a token needs RAY_AUTH_MODE=token here too)"
         raise UserError(f"cannot use the Ray cluster at {settings.address}: {reason}") from error
@@ -88,6 +90,44 @@ def connect(settings: RaySettings, num_workers: int | None) -> None:
         from ray.util.client import ray as client
 
         client.worker.log_client.disable_logs()
+
+
+def _start_local(settings: RaySettings, num_workers: int | None, **options: Any) -> None:
+    """An instance whose servers listen on loopback only."""
+    import ray
+    import ray._private.ray_constants as ray_constants
+
+    # Ray takes this machine's address in the network for 127.0.0.1, unless it thinks that it cannot form clusters here.
+    with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        ray.init(
+            address="local",
+            num_cpus=num_workers,
+            num_gpus=None if settings.gpus_per_worker else 0,
+            _node_ip_address="127.0.0.1",
+            **options,
+        )
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """A module of Ray's with something else under a name meanwhile."""
+    before = getattr(module, name, None)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """SIGTERM does afterwards what it did before. Ray's C++ half takes it too, to print a stack on the terminal."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _answering(address: str) -> str:

@@ -34,6 +34,7 @@ class _Line:
     def __init__(self) -> None:
         self._events: queue.Queue[Event] = queue.Queue()
         self._parcels: Mapping[int, Parcels] = {}
+        self._done: set[int] = set()
         self._stopping = False
 
     def run(
@@ -78,16 +79,19 @@ class _Line:
         return [one_line(error) for error in results.errors]
 
     def began(self, index: int, greeting: Greeting) -> bool:
-        """A trial asks whether it may begin."""
-        if not self._stopping:
-            self._events.put(("began", index, greeting))
-        return not self._stopping
+        """A trial asks whether it may begin: not again where its process died after its answer was heard."""
+        if self._stopping or index in self._done:
+            return False
+        self._events.put(("began", index, greeting))
+        return True
 
     def parcels_of(self, index: int) -> Parcels:
         """The weights that a training goes on from: references, which only those follow who lack the file."""
         return self._parcels[index]
 
     def ended(self, index: int, answer: Answer) -> None:
+        if answer.outcome == "done":
+            self._done.add(index)
         self._events.put(("ended", index, answer))
 
     def stop(self) -> None:
@@ -131,7 +135,7 @@ def train_line(
         line: Any = ray.remote(_Line).options(**options).remote()
         run = line.run.remote(left, parcels, site, resources, at_once)
         try:
-            for index, answer in _listen(line, run, tasks, begun, listener, attempts):
+            for index, answer in _listen(line, run, left, begun, listener, attempts):
                 del left[index]
                 yield index, begun.pop(index), answer
             errors = ray.get(run)
@@ -169,12 +173,13 @@ def resources_of(settings: RaySettings, devices: int) -> dict[str, float]:
 def _listen(
     line: Any,
     run: Any,
-    tasks: Mapping[int, Task],
+    left: Mapping[int, Task],
     begun: dict[int, Greeting],
     listener: Listener,
     attempts: Attempts,
 ) -> Iterator[tuple[int, Answer]]:
-    """What a line's trials tell, until the run has ended and all is heard. Keeps who began what in `begun`."""
+    """What the trials of what is left tell, until the run has ended and all is heard. The caller takes what is done
+    out of `left`; who began what is kept in `begun`."""
     import ray
 
     told = False
@@ -184,10 +189,12 @@ def _listen(
             told = True
         has_ended = bool(ray.wait([run], timeout=0)[0])
         for kind, index, content in ray.get(line.news.remote(0.0 if has_ended else NEWS_SECONDS)):
+            if index not in left:  # begun again before the answer of a process that died was heard
+                continue
             if kind == "began":
                 if index in begun:  # and was not heard of again
                     place = _place(begun.pop(index), index)
-                    attempts.failed(index, tasks[index], place, "the worker process died")
+                    attempts.failed(index, left[index], place, "the worker process died")
                 begun[index] = content
                 listener.started(index, _place(content, index))
             elif content.outcome == "done":
@@ -197,7 +204,7 @@ def _listen(
                 if content.outcome == "refused":
                     listener.failed(index, content.error)
                     raise UserError(content.error)
-                attempts.failed(index, tasks[index], place, content.error)
+                attempts.failed(index, left[index], place, content.error)
         if has_ended:
             return
 
