@@ -81,7 +81,7 @@ class Memo:
         self.computed: dict[str, int] = {}
         self._verified: set[str] = set()
         self._references: dict[str, Reference] = {}
-        self._partials = Partials(store.artifacts.folder)
+        self._partials = Partials(store.artifacts)
         self._ledger: Ledger | None = None
 
     def begin(self, study_id: int, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -143,8 +143,11 @@ class Memo:
     def _record(
         self, spec: Spec, result: Result, seconds: float, sha256: str | None = None, images: int | None = None
     ) -> None:
-        ledger = self._ledger.take() if self._ledger is not None else []
-        self.store.record(spec, result, seconds, sha256, ledger, images)
+        if self._ledger is None:
+            self.store.record(spec, result, seconds, sha256, images=images)
+        else:
+            with self._ledger.unwritten() as rows:
+                self.store.record(spec, result, seconds, sha256, rows, images)
         kind = type(spec).__name__
         self.computed[kind] = self.computed.get(kind, 0) + 1
 
@@ -176,6 +179,8 @@ class Memo:
         for index, (result, sha256), seconds in self._perform([TrainTask(spec) for spec in specs]):
             self._verified.discard(fingerprint(specs[index]))
             self._record(specs[index], result, seconds, sha256)
+            # Not before: until here a kill costs no more than loading it. A part of a training has none of its name.
+            self.store.artifacts.discard(self.store.artifacts.state_path(fingerprint(specs[index])))
 
     def _reference(self, spec: MetricSpec) -> Reference:
         name = fingerprint(spec)
@@ -237,13 +242,19 @@ class Memo:
         reference = self._reference(spec.features)
         in_memory = [block for block in kept if block is not None]
         name, count = fingerprint(spec), spec.num_blocks
-        merged = merge_all(in_memory) if in_memory else accumulate(self._partials.blocks(name, count))
-        influence = reference.influence(merged)
-        shares = (
-            [influence.of_statistics(block) for block in in_memory]
-            if in_memory  # of wide features a block's covariance would cost more than its images
-            else [float(influence.of_features(rows_BD).mean()) for rows_BD in self._partials.blocks(name, count)]
-        )
+        try:
+            merged = merge_all(in_memory) if in_memory else accumulate(self._partials.blocks(name, count))
+            influence = reference.influence(merged)
+            shares = (
+                [influence.of_statistics(block) for block in in_memory]
+                if in_memory  # of wide features a block's covariance would cost more than its images
+                else [float(influence.of_features(rows_BD).mean()) for rows_BD in self._partials.blocks(name, count)]
+            )
+        except FileNotFoundError:
+            if self.store.result(spec) is None:
+                raise
+            self._partials.forget(name)  # another driver of this database was faster, and has removed the blocks
+            return
         value = reference.distance(merged.mean, merged.covariance)
         evaluation = Evaluation(
             value, standard_error(shares), spec.num_images, spec.features.metric, spec.seed, tuple(shares)
@@ -252,13 +263,17 @@ class Memo:
         self._partials.forget(name)
 
     def _probe(self, specs: Sequence[ProbeSpec]) -> None:
-        bases: dict[ProbeSpec, tuple[float, Influence, float]] = {}
+        bases: dict[ProbeSpec, tuple[float, tuple[Influence, Influence], float]] = {}
 
         def finish_base(spec: ProbeSpec, blocks: list[Statistics | Tensor], seconds: float) -> None:
-            merged = merge_all(block if isinstance(block, Statistics) else Statistics.of(block) for block in blocks)
+            found = [block if isinstance(block, Statistics) else Statistics.of(block) for block in blocks]
             reference = self._references[fingerprint(spec.features)]
+            merged = merge_all(found)
             value = reference.distance(merged.mean, merged.covariance)
-            bases[spec] = (value, reference.influence(merged), seconds)
+            # Even blocks are scored by what the odd ones say and the other way round: base images scored by their own
+            # statistics look closer than the probes' images do, which had no part in them, by the order of D / N.
+            influences = reference.influence(merge_all(found[1::2])), reference.influence(merge_all(found[::2]))
+            bases[spec] = value, influences, seconds
 
         def finish(spec: ProbeSpec, blocks: list[list[float]], seconds: float) -> None:
             value, _, base_seconds = bases[spec]
@@ -274,7 +289,8 @@ class Memo:
         ]
         self._by_spec(base_groups, finish_base)
         groups = [
-            (spec, [ProbeTask(spec, block, bases[spec][1]) for block in range(spec.num_blocks)]) for spec in specs
+            (spec, [ProbeTask(spec, block, bases[spec][1][block % 2]) for block in range(spec.num_blocks)])
+            for spec in specs
         ]
         self._by_spec(groups, finish)
 

@@ -5,7 +5,6 @@ finished also survives a kill in the middle of an evaluation that takes an hour 
 same images: their blocks are painted again).
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,37 +13,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autonat.storage.artifacts import Artifacts
+from models.whole_files import whole_file
+
 
 class Partials:
     """Features [B, D] by evaluation (its fingerprint) and block. Files are whole or absent."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "partials"
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._folder_of = artifacts.partials_path
 
     def _path(self, fingerprint: str, block: int) -> Path:
-        return self._folder / fingerprint / f"{block}.npy"
+        return self._folder_of(fingerprint) / f"{block}.npy"
 
     def known(self, fingerprint: str) -> set[int]:
         """The blocks that are there; one that cannot be read is removed, and so computed again."""
         found = set()
-        for path in (self._folder / fingerprint).glob("[0-9]*.npy"):
+        for path in self._folder_of(fingerprint).glob("[0-9]*.npy"):
             try:
                 np.load(path, mmap_mode="r", allow_pickle=False)
                 found.add(int(path.stem))
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 path.unlink(missing_ok=True)
         return found
 
     def keep(self, fingerprint: str, block: int, features_BD: Tensor) -> None:
         path = self._path(fingerprint, block)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{block}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as handle:
-                np.save(handle, features_BD.numpy(), allow_pickle=False)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        for attempt in range(2):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with whole_file(path) as temporary, open(temporary, "wb") as handle:
+                    np.save(handle, features_BD.numpy(), allow_pickle=False)
+                return
+            except FileNotFoundError:  # another driver has recorded this evaluation and removed the folder
+                if attempt:
+                    raise
 
     def blocks(self, fingerprint: str, count: int) -> Iterator[Tensor]:
         """All blocks in order, one in memory at a time."""
@@ -52,4 +55,4 @@ class Partials:
             yield torch.from_numpy(np.load(self._path(fingerprint, block), allow_pickle=False))
 
     def forget(self, fingerprint: str) -> None:
-        shutil.rmtree(self._folder / fingerprint, ignore_errors=True)
+        shutil.rmtree(self._folder_of(fingerprint), ignore_errors=True)

@@ -80,9 +80,11 @@ def _run(recipe: "TokenizerRecipe", out: Path, options: Options, console: "Conso
     if done is None:
         train_NCHW = _read(recipe.train, recipe, console).to(device)
         started = time.monotonic()
-        network = _train(recipe, train_NCHW, out.with_name(f".{out.name}.training"), console)
+        state = out.with_name(f".{out.name}.training")
+        network = _train(recipe, train_NCHW, state, console)
         facts = {"job": job, "torch": torch.__version__, "train_images": len(train_NCHW)}
         save_tensors(out, network.state_dict(), {"network": network.config.to_dict(), "tokenizer": facts})
+        state.unlink(missing_ok=True)
     trained = time.monotonic()
     tokenizer = load_tokenizer(out, device=device)
     pairs: list[Tensor] = []

@@ -1,7 +1,6 @@
 """Weights on disk: safetensors with the configuration in the file's own header. Nothing in a file is executed."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from models.networks import build_network as build_network
 from models.networks import network_config
+from models.whole_files import whole_file
 
 
 class CheckpointError(ValueError):
@@ -20,17 +20,12 @@ class CheckpointError(ValueError):
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
     """Write atomically: a temporary name beside the target, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"autonat": json.dumps(metadata, sort_keys=True)})
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            save_file(contiguous, temporary, metadata={"autonat": json.dumps(metadata, sort_keys=True)})
     except SafetensorError as error:  # safetensors wraps the operating system's errors, a full disk among them
         raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_metadata(path: Path) -> dict[str, Any]:

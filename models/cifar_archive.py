@@ -3,12 +3,13 @@
 N images, 32x32 pixels. A record is a byte of class and three planes of 1,024 bytes: red, green, blue, row by row.
 """
 
-import os
 import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from models.whole_files import whole_file
 
 SIZE = 32
 CLASSES = 10
@@ -60,13 +61,6 @@ def _records(archive: Path, name: str, found: dict[str, np.ndarray]) -> np.ndarr
 
 def _written(path: Path, records: np.ndarray) -> Path:
     images = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as handle:
-            np.savez(handle, images=np.ascontiguousarray(images), labels=records[:, 0].astype(np.int64))
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, images=np.ascontiguousarray(images), labels=records[:, 0].astype(np.int64))
     return path

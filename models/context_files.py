@@ -16,6 +16,7 @@ import numpy as np
 
 from models.captions import CONTEXT_TOKENS, TextEncoder
 from models.files import FileError
+from models.whole_files import whole_file
 
 DTYPES = ("float32", "float16")
 
@@ -129,9 +130,5 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        json.dump(value, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value), encoding="utf-8")

@@ -11,7 +11,6 @@ same shapes must tell.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +24,7 @@ from models.networks import NetworkConfig, build_network, network_config
 from models.pickles import unpickled
 from models.presets import PRESETS
 from models.uvit import TextUViTConfig, UViTConfig
+from models.whole_files import whole_file
 
 # What the shapes of a network's tensors do not tell, by its kind.
 UNTOLD = {"enat": ("heads", "encoder_blocks"), "uvit": ("heads",), "uvit_text": ("heads", "context_tokens")}
@@ -232,12 +232,5 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as handle:
-            fill(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as handle:
+        fill(handle)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from models.determinism import in_one_order
 from models.random_streams import stream
 from models.resnet import ResNet, ResNetConfig, folded, initialise
+from models.train import sent
 
 # Images that are measured at once after training.
 EVALUATION_BATCH = 500
@@ -129,7 +130,7 @@ def train_resnet(
         if place == 0:
             views = epoch_views(seed, epoch, len(labels_N), data.images.shape[2], config.crop_padding)
         chosen = slice(place * config.batch_size, (place + 1) * config.batch_size)
-        index_B, rows_BS, columns_BS = (torch.from_numpy(part[chosen]).to(device) for part in views)
+        index_B, rows_BS, columns_BS = (sent(torch.from_numpy(part[chosen]), device) for part in views)
         batch_BHWC = images_NHWC[index_B[:, None, None], rows_BS[:, :, None], columns_BS[:, None, :]]
         normalised = network.normalised(batch_BHWC.permute(0, 3, 1, 2))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):

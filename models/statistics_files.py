@@ -4,7 +4,6 @@ D features; mean [D] and covariance [D, D], float64 in memory whatever the file 
 """
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from models.checkpoint import CheckpointError, load_tensors, save_tensors
 from models.frechet import Reference, Statistics
+from models.whole_files import whole_file
 
 # float32 files are symmetric to rounding only; a transposed or mixed-up matrix is far off this.
 SYMMETRY_TOLERANCE = 1e-5
@@ -97,15 +97,8 @@ def write_statistics(path: Path, stored: StoredStatistics) -> None:
         arrays: dict[str, Any] = {"mu": stored.mean.numpy(), "sigma": stored.covariance.numpy()}
         arrays |= {key: tensor.numpy() for key, tensor in kept.items()}
         arrays["autonat"] = np.array(json.dumps(about, sort_keys=True))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as handle:
-                np.savez(handle, **arrays)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, **arrays)
     else:
         raise StatisticsError(f"{path}: statistics are written as .npz or .safetensors")
 

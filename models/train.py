@@ -4,9 +4,11 @@ B images a batch, L tokens, K codes. Every random choice has an address (seed, s
 last checkpoint ends in the same bits as one that was never interrupted.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,8 +70,9 @@ class TrainingConfig:
             raise ValueError(f"checkpoint_every_minutes must be positive, got {self.checkpoint_every_minutes}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        for name in ("weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -82,6 +85,10 @@ class TrainingConfig:
             raise ValueError(f"ratio_groups {self.ratio_groups} is not a multiple of devices {self.devices}")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay must be 'constant' or 'cosine', got {self.decay!r}")
+
+
+class DivergedError(ValueError):
+    """A training whose loss is no longer a number."""
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:
@@ -97,10 +104,14 @@ def batch_indices(num_images: int, batch_size: int, step: int, seed: int) -> np.
     epoch, offset = position // num_images, position % num_images
     indices = np.empty(batch_size, dtype=np.int64)
     for value in np.unique(epoch):
-        order = np.argsort(stream(seed, "epoch", int(value)).random(num_images), kind="stable")
         chosen = epoch == value
-        indices[chosen] = order[offset[chosen]]
+        indices[chosen] = _epoch_order(num_images, seed, int(value))[offset[chosen]]
     return indices
+
+
+@lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next; sorting a million takes longer than a step
+def _epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.argsort(stream(seed, "epoch", epoch).random(num_images), kind="stable")
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
@@ -137,12 +148,14 @@ def _group_loss(
     dropped_B = torch.from_numpy(generator.random(batch)) < config.class_dropout
 
     device = tokens_BL.device
-    masked_BL = sent(mask_from_uniform(uniform_BL, torch.as_tensor(counts_B).expand(batch)), device)
+    mask_BL = mask_from_uniform(uniform_BL, torch.as_tensor(counts_B).expand(batch))
+    masked_BL = sent(mask_BL, device)
     labels_B = labels_B.masked_fill(sent(dropped_B, device), network.null_class)
     if not one_count:
         features_BLD = network(tokens_BL, masked_BL, labels_B).features_BLD
-        logits = network.logits(features_BLD[masked_BL][None])[0]
-        return masked_cross_entropy(logits, tokens_BL[masked_BL], config.label_smoothing)
+        places_M = sent(mask_BL.flatten().nonzero()[:, 0], device)  # found on the host: nothing waits for the device
+        logits = network.logits(features_BLD.flatten(0, 1)[places_M][None])[0]
+        return masked_cross_entropy(logits, tokens_BL.flatten()[places_M], config.label_smoothing)
     reused = None
     if reuse:
         extra = extra_masked_count(length - count, float(extra_uniform))
@@ -177,12 +190,13 @@ def train(
 
     tokens_NL: int64 codes, labels_N: int64 classes, on the device to train on. start_from: the state dict of a trained
     network to go on from, in place of random weights; ValueError where it does not fit. until_step: leave off after so
-    many of the steps, with the state kept, so that a later call goes on. state_path: where the training
-    state is kept now and then; a readable one of the same training is continued, in the same bits. progress(step, loss)
+    many of the steps, so that a later call goes on. state_path: where the training state is kept now and then, and at
+    the end: whoever has the weights in a safe place removes it. A readable one of the same training is continued, in
+    the same bits. progress(step, loss)
     is called every `progress_every` steps. precision: ``float32``, or ``bfloat16`` for the
     products (torch.autocast; weights, moments and the average stay float32). compile: both networks through
     torch.compile (``models.compiled``). ranks: the processes that train together, each calling this; start_from,
-    state_path and progress are for rank 0 alone.
+    state_path and progress are for rank 0 alone. Raises DivergedError where the loss is no longer a number.
     """
     end = config.steps if until_step is None else until_step
     if not 1 <= end <= config.steps:
@@ -217,7 +231,7 @@ def train(
         return tensors | optimiser_tensors(optimiser) | {"losses": losses_W}
 
     same_result = replace(config, checkpoint_every_steps=1, checkpoint_every_minutes=1.0)
-    identity = repr((network_config, same_result, mask_ratio, seed, tuple(tokens_NL.shape)))
+    identity = repr((network_config, same_result, mask_ratio, seed, tuple(tokens_NL.shape), precision))
     start = 0
     if state_path is not None:
         found = take_up(state_path, identity, state(), latest=end)
@@ -254,14 +268,16 @@ def train(
         torch._foreach_lerp_(averaged, values, 1 - decay)
         losses_W[step % window] = loss.double()
         done = step + 1
-        if progress is not None and (done % progress_every == 0 or done == end):
-            progress(done, float(loss))
+        if done % progress_every == 0 or done == end:
+            current = float(loss)
+            if not math.isfinite(current):
+                raise DivergedError(f"training diverged: the loss is {current} after {done} steps; lower learning_rate")
+            if progress is not None:
+                progress(done, current)
         is_due = done % config.checkpoint_every_steps == 0 or time.monotonic() >= due
-        if state_path is not None and done < config.steps and (is_due or done == end):
+        if state_path is not None and (is_due or done == end):
             put_down(state_path, identity, state(), done)
             due = time.monotonic() + 60 * config.checkpoint_every_minutes
-    if state_path is not None and end == config.steps:
-        state_path.unlink(missing_ok=True)
     last = torch.arange(end - max(1, end // 10), end) % window
     total = float(losses_W.cpu()[last].cumsum(0)[-1])  # added in the order of the steps
     return average, total / len(last)

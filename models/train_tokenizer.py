@@ -6,7 +6,7 @@ has an address (seed, step), so a training resumed from its last state ends in t
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +19,7 @@ from models.determinism import in_one_order
 from models.quantizers import VectorQuantizer
 from models.random_streams import stream
 from models.tokenizer import Tokenizer
-from models.train import batch_indices
+from models.train import batch_indices, sent
 from models.training_state import adamw, optimiser_tensors, put_down, take_up, warm_cosine
 from models.vq_autoencoder import AutoencoderConfig, VQAutoencoder
 
@@ -136,8 +136,9 @@ def train_tokenizer(
 ) -> VQAutoencoder:
     """Train an autoencoder and return it in evaluation mode, frozen.
 
-    images_NCHW: uint8, on the device to train on. state_path: where the training's state is kept now and then; a
-    readable one of the same training is continued, in the same bits, any other is replaced. precision: ``float32``, or
+    images_NCHW: uint8, on the device to train on. state_path: where the training's state is kept now and then, and at
+    the end: whoever has the weights in a safe place removes it. A readable one of the same training is continued, in
+    the same bits, any other is replaced. precision: ``float32``, or
     ``bfloat16`` for the convolutions (torch.autocast; weights and codebook stay float32). compiled: with torch.compile,
     worth its minute on a GPU. on_start is told how many steps an earlier run has behind it, then progress(step, mean
     squared error of pixels in [0, 1]) is called every `progress_every` steps. Raises ValueError for images that do
@@ -152,7 +153,8 @@ def train_tokenizer(
         raise ValueError("there are no images to train on")
     device = in_one_order(images_NCHW.device)
     state = _Training(config, training, seed, device, precision, compiled)
-    identity = repr((config, training, seed, precision, _digest(images_NCHW)))
+    same_result = replace(training, checkpoint_every_steps=1)
+    identity = repr((config, same_result, seed, precision, compiled, _digest(images_NCHW)))
     start = 0
     if state_path is not None:
         found = take_up(state_path, identity, state.tensors(), latest=training.steps)
@@ -161,20 +163,20 @@ def train_tokenizer(
         on_start(start)
     num_places = training.batch_size * (size // config.downsampling) ** 2
     for step in range(start, training.steps):
-        indices = torch.from_numpy(batch_indices(len(images_NCHW), training.batch_size, step, seed)).to(device)
+        indices = sent(torch.from_numpy(batch_indices(len(images_NCHW), training.batch_size, step, seed)), device)
         images_BCHW = images_NCHW[indices]
         if training.flips:
-            mirrored_B = torch.from_numpy(stream(seed, "flip", step).random(training.batch_size) < 0.5).to(device)
+            mirrored = stream(seed, "flip", step).random(training.batch_size) < 0.5
+            mirrored_B = sent(torch.from_numpy(mirrored), device)
             images_BCHW = torch.where(mirrored_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
-        order_N = torch.from_numpy(stream(seed, "revive", step).permutation(num_places)).to(device)
+        order_N = sent(torch.from_numpy(stream(seed, "revive", step).permutation(num_places)), device)
         squared = state.step(step, images_BCHW.float() / 255, order_N)
         done = step + 1
         if progress is not None and (done % progress_every == 0 or done == training.steps):
             progress(done, float(squared))
-        if state_path is not None and done % training.checkpoint_every_steps == 0 and done < training.steps:
+        is_due = done % training.checkpoint_every_steps == 0 or done == training.steps
+        if state_path is not None and is_due:
             put_down(state_path, identity, state.tensors(), done)
-    if state_path is not None:
-        state_path.unlink(missing_ok=True)
     return state.network.eval().requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import subprocess
 import sys
+import threading
 
 import pytest
 from databases import ask, own
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from studies_for_tests import Idle, tiny_recipe, wait_for
 
+import autonat.execution.task_ledger
 from autonat.errors import StudyStopped, UserError
 from autonat.execution.executor import InProcessExecutor
 from autonat.execution.listener import Place, TaskFailedError
@@ -20,7 +22,7 @@ from autonat.memo import Memo
 from autonat.search.alternation import start_of
 from autonat.specs import Evaluation, ProbeSpec, Trained, fingerprint
 from autonat.storage.store import Store
-from autonat.storage.task_rows import rows_of, summarize
+from autonat.storage.task_rows import rows_of, summarize, write
 from models.probes import Probe
 
 LAB, PAIR = start_of(tiny_recipe())
@@ -40,7 +42,12 @@ def in_memory():
     """A ledger that only collects its rows."""
     ledger = Ledger(None, 1)
     rows: dict[int, dict] = {}
-    ledger.flush = lambda: rows.update({row["id"]: row for row in ledger.take()})
+
+    def flush():
+        with ledger.unwritten() as unwritten:
+            rows.update({row["id"]: row for row in unwritten})
+
+    ledger.flush = flush
     return ledger, rows
 
 
@@ -134,6 +141,57 @@ def test_a_training_is_seen_while_it_runs(store):
     ]
 
 
+def test_an_older_row_never_comes_after_a_newer_one(store, monkeypatch):
+    """The heartbeat has taken rows and waits for the database while the driver records a result with newer ones."""
+    study = store.claim("s", "{}")
+    ledger = Ledger(store.database, study)
+    batch = ledger.batch([EvaluationTask(SPECS[0], 0)])
+    batch.started(0, Place("host", 1, "w"))
+    waiting, go = threading.Event(), threading.Event()
+
+    def slowly(database, rows):
+        waiting.set()
+        assert go.wait(10)
+        write(database, rows)
+
+    monkeypatch.setattr(autonat.execution.task_ledger, "write", slowly)
+    heart = threading.Thread(target=ledger.flush)
+    heart.start()
+    assert waiting.wait(10)
+    batch.finished(0, 1.0, None)
+
+    def record():
+        with ledger.unwritten() as rows:
+            store.record(SPECS[0], Evaluation(1.0, 0.1, 100, "FD", 1, (1.0,)), 1.0, None, rows)
+
+    driver = threading.Thread(target=record)
+    driver.start()
+    driver.join(0.2)
+    go.set()
+    heart.join(10)
+    driver.join(10)
+    assert [row.state for row in rows_of(store.database, study)] == ["done"]
+
+
+def test_rows_that_were_not_written_are_written_later(store, monkeypatch):
+    study = store.claim("s", "{}")
+    ledger = Ledger(store.database, study)
+    batch = ledger.batch([EvaluationTask(SPECS[0], block) for block in range(2)])
+    for block in range(2):
+        batch.started(block, Place("host", 1, f"w{block}"))
+
+    def away(database, rows):
+        raise UserError("the database is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(autonat.execution.task_ledger, "write", away)
+        with pytest.raises(UserError):
+            ledger.flush()
+    batch.finished(0, 1.0, None)
+    ledger.flush()
+    assert sorted(row.state for row in rows_of(store.database, study)) == ["done", "running"]
+
+
 def test_rows_come_with_the_result(store):
     study = store.claim("s", "{}")
     ledger = Ledger(store.database, study)
@@ -142,7 +200,8 @@ def test_rows_come_with_the_result(store):
     batch.finished(0, 1.0, None)
     assert rows_of(store.database, study) == []
     evaluation = Evaluation(1.0, 0.1, 100, "FD", 1, (1.0,))
-    store.record(SPECS[0], evaluation, 1.0, None, ledger.take())
+    with ledger.unwritten() as rows:
+        store.record(SPECS[0], evaluation, 1.0, None, rows)
     assert [row.state for row in rows_of(store.database, study)] == ["done"]
     ledger.flush()
     assert len(rows_of(store.database, study)) == 1
@@ -280,7 +339,8 @@ def test_what_a_study_had_computed_goes_with_it(store):
     batch = ledger.batch([EvaluationTask(SPECS[0], 0)])
     batch.started(0, Place("host", 1, "w"))
     batch.finished(0, 1.0, None)
-    store.record(SPECS[0], Evaluation(1.0, 0.1, 100, "FD", 1, (1.0,)), 1.0, None, ledger.take())
+    with ledger.unwritten() as rows:
+        store.record(SPECS[0], Evaluation(1.0, 0.1, 100, "FD", 1, (1.0,)), 1.0, None, rows)
     store.release(study, "finished")
     assert [name for name, _, _ in store.recorded_specs(study)] == [fingerprint(SPECS[0])]
     assert store.gc() == 0

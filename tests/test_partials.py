@@ -10,6 +10,7 @@ from autonat.memo import Memo
 from autonat.partials import Partials
 from autonat.search.alternation import start_of
 from autonat.specs import fingerprint
+from autonat.storage.artifacts import Artifacts
 from autonat.storage.store import Store
 
 
@@ -67,7 +68,7 @@ def test_blocks_that_were_finished_are_not_computed_again(tmp_path, wide, blocks
     assert first.done == 4
     with pytest.raises(KeyboardInterrupt):
         result(tmp_path / "cut", blocks)
-    assert Partials(tmp_path / "cut" / "artifacts").known(fingerprint(spec())) == set(range(blocks))
+    assert Partials(Artifacts(tmp_path / "cut" / "artifacts")).known(fingerprint(spec())) == set(range(blocks))
     again, second = result(tmp_path / "cut")
     assert second.done == 4 - blocks
     assert again == whole
@@ -77,17 +78,38 @@ def test_an_evaluation_cut_off_before_its_record_and_a_damaged_block(tmp_path, w
     whole, _ = result(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         result(tmp_path / "cut", 3)
-    partials = Partials(tmp_path / "cut" / "artifacts")
+    partials = Partials(Artifacts(tmp_path / "cut" / "artifacts"))
     name = fingerprint(spec())
-    damaged = tmp_path / "cut" / "artifacts" / "partials" / name / "1.npy"
+    damaged, empty = (tmp_path / "cut" / "artifacts" / "partials" / name / f"{block}.npy" for block in (1, 2))
     damaged.write_bytes(damaged.read_bytes()[:50])
-    assert partials.known(name) == {0, 2}
+    empty.write_bytes(b"")  # as a power cut may leave it
+    assert partials.known(name) == {0}
     again, executor = result(tmp_path / "cut")
-    assert (again, executor.done) == (whole, 2)
+    assert (again, executor.done) == (whole, 3)
+
+
+def test_another_driver_that_is_faster_leaves_its_result(tmp_path, wide):
+    """Two studies of one database may measure the same at once; who records it first removes the blocks of both."""
+    folder = tmp_path / "both"
+    folder.mkdir()
+    whole, _ = result(tmp_path / "whole")
+
+    class Overtaken(InProcessExecutor):
+        def run(self, tasks, *others):
+            for number, finished in enumerate(super().run(tasks, *others)):
+                if len(tasks) == 4 and number == 2:
+                    assert result(folder)[0] == whole
+                yield finished
+
+    store = Store.open(str(folder / "results.db"), folder / "artifacts")
+    (found,) = Memo(store, Overtaken(str(folder / "artifacts"))).fulfil([spec()])
+    assert found == whole
+    assert not list((folder / "artifacts" / "partials").iterdir())
+    store.close()
 
 
 def test_all_blocks_there_but_no_record(tmp_path):
-    partials = Partials(tmp_path)
+    partials = Partials(Artifacts(tmp_path))
     rows = [torch.randn(3, 2) for _ in range(2)]
     for block in (1, 0):
         partials.keep("name", block, rows[block])

@@ -8,7 +8,8 @@ import sys
 import pytest
 from studies_for_tests import query, run_cli, run_ok, tiny_recipe, wait_for, write_recipe
 
-from autonat.verify import sample_size, spec_from_json
+from autonat.specs import Trained
+from autonat.verify import Verdict, _compared, sample_size, spec_from_json
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,16 @@ def test_every_kind_is_compared_to_the_last_bit(finished, tmp_path):
     assert query(copy, "SELECT * FROM results ORDER BY 1") == before
 
 
+def test_the_same_loss_with_other_weights_is_another_result():
+    """What is recorded of a network is its loss and its weights' hash; where both differ the loss is shown."""
+    old = (Trained(1.5), "a" * 64)
+    assert _compared("TrainSpec", "name", old, (Trained(1.5), "a" * 64)) == Verdict("TrainSpec", "name", True)
+    other = _compared("TrainSpec", "name", old, (Trained(1.5), "b" * 64))
+    assert other == Verdict("TrainSpec", "name", False, "the weights differ")
+    both = _compared("TrainSpec", "name", old, (Trained(1.25), "b" * 64))
+    assert (both.same, both.note) == (False, 'recorded {"loss": 1.5}, now {"loss": 1.25}')
+
+
 def test_what_cannot_be_computed_again_is_said(finished, tmp_path):
     query(finished, "PRAGMA wal_checkpoint(TRUNCATE)")
     copy = tmp_path / "study.db"
@@ -69,7 +80,9 @@ def test_what_cannot_be_computed_again_is_said(finished, tmp_path):
     assert f"{measured} could not be computed" in out
     assert "which is missing" in out
     query(copy, "UPDATE results SET spec = '{}'")
-    assert "another version" in run_ok("verify", "tiny", "--db", copy, "--count", 1)
+    status, out, err = run_cli("verify", "tiny", "--db", copy, "--count", 1)
+    assert "another version" in out
+    assert (status, err) == (2, "error: nothing was verified\n")
 
 
 def test_verify_refuses_in_one_line(finished):

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from studies_for_tests import is_running, tiny_recipe, wait_for
 
 from autonat.errors import UserError
+from autonat.execution.listener import Place
+from autonat.execution.task_ledger import Ledger
+from autonat.execution.tasks import EvaluationTask, TrainTask
 from autonat.search.alternation import start_of
 from autonat.specs import Differences, Evaluation, Features, ProbeSpec, Trained, fingerprint
 from autonat.storage.ownership import LEASE
@@ -316,6 +319,29 @@ def test_delete_keeps_what_another_study_uses(store):
 
 def requests_of(*specs):
     return [{"phase": "p", "round": 0, "purpose": "x", "fingerprint": fingerprint(spec)} for spec in specs]
+
+
+def test_delete_removes_what_was_begun(store):
+    """A killed study's unfinished training and blocks; what another study has begun as well stays."""
+    own, shared = (fingerprint(PAIR.training), fingerprint(EVALUATION_SPEC))
+    for study, specs in (("s", (PAIR.training, EVALUATION_SPEC)), ("t", (EVALUATION_SPEC,))):
+        ledger = Ledger(store.database, store.claim(study, "{}"))
+        for spec in specs:
+            task = TrainTask(spec) if spec == PAIR.training else EvaluationTask(spec, 0)
+            ledger.batch([task]).started(0, Place("host", 1, "w"))
+        ledger.flush()
+        store.release(store.study(study).id, "killed")
+    state, progress = store.artifacts.state_path(own), store.artifacts.progress_path(own)
+    blocks = store.artifacts.partials_path(shared)
+    for path in (state, progress, blocks / "0.npy"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert store.delete("s") == Removed(0, 0)
+    assert not state.exists()
+    assert not progress.exists()
+    assert blocks.exists()
+    store.delete("t")
+    assert not blocks.exists()
 
 
 def test_delete_leaves_what_a_running_study_may_have_looked_up(store, url, other_process):

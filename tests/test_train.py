@@ -13,7 +13,7 @@ import models.training_state
 from models.checkpoint import load_tensors
 from models.enat import ENAT
 from models.mask_ratio import BetaMaskRatio, FixedMaskRatio
-from models.train import TrainingConfig, batch_indices, learning_rate_at, masked_cross_entropy, train
+from models.train import DivergedError, TrainingConfig, batch_indices, learning_rate_at, masked_cross_entropy, train
 from models.uvit import UViT, UViTConfig
 
 NETWORK = tiny_config(encoder_blocks=1)
@@ -96,7 +96,18 @@ def test_resumed_training_ends_in_the_same_bits(tmp_path, uninterrupted, monkeyp
     assert taken == list(range(40, 60))
     assert same_weights(network, uninterrupted[0])
     assert loss == uninterrupted[1]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_training_is_there_until_its_state_is_removed(tmp_path, uninterrupted, monkeypatch):
+    """Between the last step and the moment when the weights are in a safe place, a kill costs no step."""
+    path = tmp_path / "state.safetensors"
+    run(state_path=path)
+    taken = steps_taken(monkeypatch)
+    network, loss = run(state_path=path)
+    assert taken == []
+    assert same_weights(network, uninterrupted[0])
+    assert loss == uninterrupted[1]
 
 
 def test_interruption_within_the_last_tenth_keeps_the_loss(tmp_path, monkeypatch):
@@ -130,6 +141,53 @@ def test_unusable_state_is_started_over(tmp_path, uninterrupted, monkeypatch, da
     assert taken == list(range(60))
     assert same_weights(network, uninterrupted[0])
     assert loss == uninterrupted[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 2},
+        {"precision": "bfloat16"},
+        {"mask_ratio": BetaMaskRatio(2.0, 4.0)},
+        {"config": replace(CONFIG, learning_rate=1e-3)},
+        {"tokens": 8},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_state_of_another_training_is_not_taken_up(tmp_path, monkeypatch, other):
+    path = tmp_path / "state.safetensors"
+    tokens, labels = data()
+    count = other.get("tokens", len(tokens))
+    arguments = (
+        NETWORK, other.get("config", CONFIG), other.get("mask_ratio", MASK_RATIO), tokens[:count], labels[:count],
+        other.get("seed", 1),
+    )  # fmt: skip
+    with pytest.raises(InterruptedTrainingError):
+        train(
+            *arguments, state_path=path, precision=other.get("precision", "float32"), progress=interrupt_at(50),
+            progress_every=10,
+        )  # fmt: skip
+    assert path.exists()
+    taken = steps_taken(monkeypatch)
+    run(state_path=path)
+    assert taken == list(range(60))
+
+
+@pytest.mark.parametrize(("steps", "until"), [(37, None), (20, 13), (5, None)])
+def test_the_loss_is_the_mean_of_the_last_tenth(steps, until):
+    losses: list[float] = []
+    _, loss = train(
+        NETWORK, replace(SHORT, steps=steps), MASK_RATIO, *data(), 1, until_step=until,
+        progress=lambda _, value: losses.append(value), progress_every=1,
+    )  # fmt: skip
+    assert len(losses) == (until or steps)
+    assert loss == pytest.approx(np.mean(losses[-max(1, len(losses) // 10) :]), rel=1e-6)
+
+
+def test_a_training_that_diverges_says_so():
+    config = replace(SHORT, learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) after \d+ steps; lower learning_rate"):
+        run(config)
 
 
 def test_checkpoints_do_not_change_the_result(tmp_path, uninterrupted):
@@ -199,7 +257,7 @@ def test_bfloat16_rounds_products_and_keeps_float32_weights(uninterrupted):
 
 
 def states_of(monkeypatch, config):
-    """The state after every step but the last, as it would be written to disk."""
+    """The state after every step, as it would be written to disk."""
     states = []
 
     def keep(path, tensors, metadata):
@@ -213,7 +271,7 @@ def states_of(monkeypatch, config):
 def test_average_is_the_exponential_moving_average(tmp_path, monkeypatch, ema_decay):
     states = states_of(monkeypatch, SHORT)
     run(replace(SHORT, ema_decay=ema_decay), state_path=tmp_path / "state.safetensors")
-    assert len(states) == SHORT.steps - 1
+    assert len(states) == SHORT.steps
     names = [name.removeprefix("network.") for name in states[0] if name.startswith("network.")]
     for step, (before, after) in enumerate(itertools.pairwise(states), start=1):
         decay = min(ema_decay, (1 + step) / (10 + step))

@@ -97,7 +97,12 @@ def test_a_stop_changes_no_bit(config, precision, tmp_path):
     )
     assert starts == [0, 0, 5, 10]
     assert same(weights(resumed), whole)
-    assert not state.exists()
+    steps: list[int] = []
+    again = train_tokenizer(
+        config, TRAINING, IMAGES, 3, precision=precision, state_path=state, progress=lambda step, _: steps.append(step)
+    )
+    assert not steps, "the state after the last step is kept, for whoever has yet to save the weights"
+    assert same(weights(again), whole)
 
 
 def leave_state(path, seed=3, images=IMAGES):

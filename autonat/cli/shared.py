@@ -134,7 +134,7 @@ def opened_to_record(db: str) -> "Store":
     """A database that results are added to; one that is not there is an error, as for a reader."""
     from autonat.storage.store import Store
 
-    return Store.open(db) if "://" in db or Path(db).exists() else opened(db)
+    return Store.open(db, may_create=False)
 
 
 def finished(store: "Store", name: str) -> tuple["StudyRow", dict[str, Any]]:

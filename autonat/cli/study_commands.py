@@ -209,6 +209,8 @@ def verify(
     )
     if different:
         raise typer.Exit(1)
+    if not done:
+        raise UserError("nothing was verified")
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: autonat compare digits digits-official")

@@ -1,11 +1,11 @@
 """Weights on their way between hosts that share no artifact folder: bytes with their hash."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autonat.storage.artifacts import Artifacts, file_sha256
+from models.whole_files import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,8 @@ def packed(path: Path) -> Parcel:
 def unpack(artifacts: Artifacts, name: str, parcel: Parcel) -> None:
     """Put a network's file into a folder, whole or not at all. Raises OSError where it does not arrive as it was."""
     path = artifacts.path(name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     artifacts.create()
-    try:
+    with whole_file(path) as temporary:
         parcel.content.tofile(temporary)
         if file_sha256(temporary) != parcel.sha256:
             raise OSError(f"{path.name} was damaged on its way here")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -112,6 +112,10 @@ class RayWorker:
         return replace(task, influence=self._constants[name])
 
     def _made(self, task: "Task") -> dict[str, Parcel]:
-        """The weights that a training wrote, where the driver cannot see them."""
+        """The weights that a training wrote, where the driver cannot see them; nor can it remove its state here."""
         name = None if self._shares_folder else network_made(task)
-        return {} if name is None else {name: packed(self._artifacts.path(name))}
+        if name is None:
+            return {}
+        parcel = packed(self._artifacts.path(name))
+        self._artifacts.discard(self._artifacts.state_path(name))
+        return {name: parcel}

@@ -11,7 +11,8 @@ second at most, so the ledger costs a block microseconds. A kill loses less than
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -74,8 +75,10 @@ class Ledger:
         self._driver = Owner.this_process().label
         self._dirty: dict[int, _Share] = {}
         self._flushed = time.monotonic()
-        # The driver's thread tells what happens, the heartbeat's writes it down where that lasts.
+        # The driver's thread tells what happens, the heartbeat's writes it down where that lasts. Whoever takes rows
+        # writes them before another may: an older row must not come after a newer one.
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
 
     def batch(self, tasks: Sequence[Task]) -> "BatchLedger":
         """The listener of one batch of tasks."""
@@ -91,16 +94,24 @@ class Ledger:
 
     def flush(self) -> None:
         """Write what is not yet written."""
-        rows = self.take()
-        if rows:
-            write(self._database, rows)
+        with self.unwritten() as rows:
+            if rows:
+                write(self._database, rows)
 
-    def take(self) -> list[dict[str, Any]]:
-        """Rows to write with something else; they count as written."""
-        with self._lock:
-            shares, self._dirty = list(self._dirty.values()), {}
-            self._flushed = time.monotonic()
-            return [self._row(share) for share in shares]
+    @contextmanager
+    def unwritten(self) -> Iterator[list[dict[str, Any]]]:
+        """Rows that the caller writes; they count as written once that ends without an exception."""
+        with self._writing:
+            with self._lock:
+                taken, self._dirty = self._dirty, {}
+                self._flushed = time.monotonic()
+                rows = [self._row(share) for share in taken.values()]
+            try:
+                yield rows
+            except BaseException:
+                with self._lock:
+                    self._dirty = taken | self._dirty
+                raise
 
     def _row(self, share: _Share) -> dict[str, Any]:
         return {

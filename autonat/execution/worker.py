@@ -63,6 +63,8 @@ from models.one_step import one_step_block
 from models.population import PerturbedBlock, perturbed_block
 from models.probes import probe_block
 from models.statistics_files import StatisticsError, StoredStatistics, read_statistics
+from models.train import DivergedError
+from models.whole_files import temporary_beside
 
 # How images reach Inception: as saved PNGs do, or unrounded.
 PROTOCOLS = {"uint8": TORCH_FIDELITY, "float": ADANAT}
@@ -82,7 +84,7 @@ class Worker:
         started = time.perf_counter()
         try:
             result = self._perform(task)
-        except (FileError, CheckpointError, StatisticsError, DeviceError) as error:
+        except (FileError, CheckpointError, StatisticsError, DeviceError, DivergedError) as error:
             raise UserError(str(error)) from error
         return result, time.perf_counter() - started
 
@@ -151,7 +153,7 @@ class Worker:
         self.artifacts.fetch(state_path)
 
         def progress(step: int, loss: float) -> None:
-            temporary = progress_path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = temporary_beside(progress_path)
             temporary.write_text(json.dumps({"step": step, "steps": spec.steps, "loss": loss}))
             os.replace(temporary, progress_path)
             self.artifacts.publish_changed(state_path)
@@ -171,9 +173,8 @@ class Worker:
         network, loss = train_on_devices(training, start_from=self._start_of(spec), progress=progress)
         save_network(self.artifacts.path(name), network)
         self.artifacts.publish(self.artifacts.path(name))
-        if spec.until_step is None:
-            self.artifacts.discard(state_path)
-        else:
+        # The state stays until the result is recorded; whole, it is of use on this host alone.
+        if spec.until_step is not None:
             self.artifacts.publish_changed(state_path)
         progress_path.unlink(missing_ok=True)
         return Trained(loss), file_sha256(self.artifacts.path(name))
@@ -221,6 +222,7 @@ class Worker:
         key = ("tokens", repr(data))
         if key not in self._kept:
             self._kept[key] = training_tokens(data)
+        self._kept.move_to_end(key)
         return self._kept[key]
 
     def _feature_changes(self, task: FeatureChangeTask) -> list[Change]:

@@ -6,10 +6,12 @@ s3fs is installed). All reading and writing happens on local files: of a remote 
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from autonat.errors import UserError
+from models.whole_files import temporary_beside
 
 SUFFIX = ".safetensors"
 # Beside a remote file: its SHA-256, so that a host that downloads it can tell a damaged copy.
@@ -79,13 +81,17 @@ class Artifacts:
         """Where a running training says how far it is (JSON). Stays on the training's host."""
         return self.folder / f"{fingerprint}.progress.json"
 
+    def partials_path(self, fingerprint: str) -> Path:
+        """The folder of an unfinished evaluation's blocks. Stays on the driver's host."""
+        return self.folder / "partials" / fingerprint
+
     def publish(self, path: Path) -> None:
         """Copy a finished local file to the remote store, its hash last. A folder needs nothing."""
         if not self.is_remote:
             return
         name = f"{self._prefix}/{path.name}"
         # To a name of its own and then moved, where the store can move: a reader never sees half a file.
-        temporary = f"{name}.{os.getpid()}.tmp"
+        temporary = f"{self._prefix}/{temporary_beside(path).name}"
         self._remote.put_file(str(path), temporary)
         self._remote.mv(temporary, name)
         self._remote.pipe_file(name + HASH_SUFFIX, file_sha256(path).encode())
@@ -104,7 +110,7 @@ class Artifacts:
         if path.exists() or not self.is_remote:
             return path.exists()
         name = f"{self._prefix}/{path.name}"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_beside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._remote.get_file(name, str(temporary))
@@ -136,9 +142,10 @@ class Artifacts:
         return None if file_sha256(path) == sha256 else "is damaged"
 
     def remove(self, fingerprint: str) -> None:
-        """Remove an artifact and whatever its making left behind."""
+        """Remove an artifact and whatever its making left behind, blocks of an evaluation among it."""
         for path in (self.path(fingerprint), self.state_path(fingerprint), self.progress_path(fingerprint)):
             self.discard(path)
+        shutil.rmtree(self.partials_path(fingerprint), ignore_errors=True)
 
     def discard(self, path: Path) -> None:
         """Remove one file, here and in the remote store."""

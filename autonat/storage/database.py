@@ -55,7 +55,7 @@ class Database:
             parsed = make_url(url)
         except (ArgumentError, ValueError) as error:
             raise UserError(
-                f"cannot read database URL {url!r}: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+                f"cannot read the database's URL{'' if '@' in url else f' {url!r}'}: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
             ) from error
         self.name = without_password(url)
         self.sqlite = parsed.get_backend_name() == "sqlite"

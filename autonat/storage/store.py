@@ -72,11 +72,14 @@ class Store:
         self.engine = database.engine
 
     @staticmethod
-    def open(url: str = DEFAULT_URL, artifacts: str | Path | None = None, *, readonly: bool = False) -> "Store":
+    def open(
+        url: str = DEFAULT_URL, artifacts: str | Path | None = None, *, readonly: bool = False, may_create: bool = True
+    ) -> "Store":
         """Connect and, unless `readonly`, migrate.
 
-        artifacts: a folder or an fsspec URL, which the database remembers. Unless given: the remembered one, else a
-        folder beside an SQLite file, else ``autonat-artifacts`` in the current folder.
+        may_create: whether an SQLite file that is not there is made; `readonly` makes none. artifacts: a folder or an
+        fsspec URL, which the database remembers. Unless given: the remembered one, else a folder beside an SQLite
+        file, else ``autonat-artifacts`` in the current folder.
 
         Raises UserError for an address that cannot be read, a file that is not a database, one of a newer version,
         a missing one where nothing may be created, and one that cannot be written.
@@ -84,7 +87,7 @@ class Store:
         database = Database(url if "://" in url else f"sqlite:///{url}")
         file = database.file
         if file is not None and not file.exists():
-            if readonly:
+            if readonly or not may_create:
                 raise UserError(f"no database at {file}: run a study first, or name one with --db")
             if not file.parent.is_dir():
                 raise UserError(f"no folder {file.parent} for the database: create it first")
@@ -340,6 +343,8 @@ class Store:
             if _running(connection, now):
                 return Removed(0, len(orphans))
             self._remove_results(connection, sorted(orphans))
+            for fingerprint in _unfinished(connection, mine):
+                self.artifacts.remove(fingerprint)
             return Removed(len(orphans), 0)
 
         return self.database.run(remove, locked=True)
@@ -410,6 +415,17 @@ def _orphans(connection: sa.Connection) -> list[str]:
     computed = sa.exists().where(tasks.c.fingerprint == results.c.fingerprint)
     wanted = sa.select(results.c.fingerprint).where(~asked, ~computed).order_by(results.c.fingerprint)
     return list(connection.scalars(wanted))
+
+
+def _unfinished(connection: sa.Connection, fingerprints: list[str]) -> list[str]:
+    """Those of a deleted study's that were begun and have no result, and that no other study has begun."""
+    found: list[str] = []
+    for first in range(0, len(fingerprints), 500):
+        some = fingerprints[first : first + 500]
+        kept = set(connection.scalars(sa.select(results.c.fingerprint).where(results.c.fingerprint.in_(some))))
+        kept |= set(connection.scalars(sa.select(tasks.c.fingerprint).where(tasks.c.fingerprint.in_(some))))
+        found += [fingerprint for fingerprint in some if fingerprint not in kept]
+    return found
 
 
 def _location(database: Database, given: str | Path | None, *, remember: bool) -> str | Path:
