@@ -55,8 +55,8 @@ class Tuned:
     """The schedule that a search found, and how good it is on a seed that the search never saw.
 
     evaluation, baseline: of `schedule` and of `start`, with the same labels and noise. search_time: what the search
-    itself last measured of `schedule`. images_spent: by the search, the first two not counted. history: every
-    evaluation in order.
+    itself last measured of `schedule`; fresh: the same on as many images of a seed of its own. images_spent: by the
+    search, the other three not counted. history: every evaluation in order.
     """
 
     schedule: GenerationSchedule
@@ -64,6 +64,7 @@ class Tuned:
     start: GenerationSchedule
     baseline: Evaluation
     search_time: Evaluation
+    fresh: Evaluation
     images_spent: int
     history: tuple[Measured, ...]
 
@@ -83,9 +84,9 @@ class Tuned:
 
     @property
     def gap(self) -> tuple[float, float]:
-        """By how much the distance is larger than the search measured, and the standard error of that: a search that
-        fits its own seeds promises more than fresh ones keep."""
-        found = seed_gap(self.search_time, self.evaluation)
+        """By how much the distance is larger than the search measured on as many images, and the standard error of
+        that: a search that fits its own seeds promises more than fresh ones keep."""
+        found = seed_gap(self.search_time, self.fresh)
         return found["gap"], found["gap_standard_error"]
 
 
@@ -158,9 +159,10 @@ def _search(
     verdict = yield from tune_schedule(lab, Phase("schedule", 0), start, settings)
     spent = fulfiller.images_spent
     seed = lab.seed_for("held-out")
-    evaluation, baseline = yield from lab.evaluate(
+    again = lab.evaluation(verdict.pair, verdict.evaluation.num_images, lab.seed_for("held-out", "gap"))
+    evaluation, baseline, fresh = yield from lab.evaluate(
         Phase("held-out", 0, "held-out"),
-        [lab.evaluation(pair, held_out_images, seed) for pair in (verdict.pair, start)],
+        [*(lab.evaluation(pair, held_out_images, seed) for pair in (verdict.pair, start)), again],
     )
     return Tuned(
         schedule=fulfiller.kept(verdict.pair.schedule),
@@ -168,6 +170,7 @@ def _search(
         start=start.schedule,
         baseline=baseline,
         search_time=verdict.evaluation,
+        fresh=fresh,
         images_spent=spent,
         history=tuple(historian.history),
     )

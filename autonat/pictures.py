@@ -1,5 +1,5 @@
-"""Pictures of what a study's networks paint, for the dashboard: ``python -m autonat.pictures DATABASE STUDY`` writes a
-ZIP file to standard output.
+"""Pictures of what a study's networks paint, for the dashboard: ``python -m autonat.pictures STUDY`` writes a ZIP file
+to standard output. AUTONAT_DB names the database: in the command everyone on the machine could read its password.
 
 In it: ``pairs.json`` (a label for each pair of mask ratio and schedule, the baseline first, then what each round
 settled), ``grid-N.png`` (a row a class, pair N), and ``steps-N.png`` (a row a class, the canvas after each step; what
@@ -8,6 +8,7 @@ is masked again is orange). All pairs paint from the same labels and noise. Noth
 
 import io
 import json
+import os
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-from autonat.config import Recipe
 from autonat.errors import UserError
 from autonat.execution.worker import Worker
 from autonat.phases import is_front
 from autonat.specs import CheckpointSpec, derived_seed
 from autonat.storage.store import Store
+from autonat.study_pairs import recipe_of
 from models.checkpoint import load_network
 from models.data import Data, tokenizer_of, with_conditions
 from models.evaluate import Block, Generator
@@ -55,20 +56,23 @@ class Painted:
 def pairs_of(store: Store, study: str) -> list[Painted]:
     """The baseline and what each round decided, as far as the networks are trained; of very many the last."""
     row = store.study(study)
-    recipe = Recipe.model_validate_json(row.recipe)
+    recipe = recipe_of(row)
     own_seed = derived_seed(recipe.seed, "training")
+    summary = row.summary or {}
+    adopted = {}  # the seed of the tuned pair's training, by its mask ratio
+    if summary.get("training_seed") is not None:
+        adopted[_key(summary["mask_ratio"])] = summary["training_seed"]
     trainings: dict[str, tuple[dict[str, Any], str | None]] = {}
     for name, kind, text in store.recorded_specs(row.id):
         spec = json.loads(text)
         if kind == "TrainSpec" and spec.get("until_step") is None and spec.get("start_from") is None:
             # The study's own network, not what `autonat analyze` trained beside it or a training's repetition.
             own, key = network_config(spec["network"]) == recipe.network, _key(spec["mask_ratio"])
-            if own and (key not in trainings or spec["seed"] == own_seed):
+            if own and (key not in trainings or spec["seed"] == adopted.get(key, own_seed)):
                 trainings[key] = (spec, name)
         elif "weights" in spec.get("training", {}):
             trainings[_key(spec["training"]["mask_ratio"])] = (spec["training"], None)
     schedules = TypeAdapter(GenerationSchedule)
-    summary = row.summary or {}
     found = []
     if "baseline_schedule" in summary:
         found.append(
@@ -216,9 +220,9 @@ def png(rows: list[list[np.ndarray[Any, Any]]]) -> bytes:
 
 
 def main() -> None:
-    database, study = sys.argv[1:]
+    (study,) = sys.argv[1:]
     try:
-        content = pictures(Store.open(database, readonly=True), study)
+        content = pictures(Store.open(os.environ["AUTONAT_DB"], readonly=True), study)
     except (UserError, ValueError) as error:
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         raise SystemExit(2) from None

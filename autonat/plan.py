@@ -42,6 +42,8 @@ def forward_passes(spec: MeasuredSpec) -> int:
     if isinstance(spec, OneStepSpec):
         return spec.num_images
     num_steps = spec.schedule.num_steps
+    if isinstance(spec, PopulationSpec):  # its images have guidance scales around the schedule's
+        return spec.num_images * 2 * (num_steps - 1)
     if not isinstance(spec, ProbeSpec):
         return spec.num_images * _passes(spec.schedule)
     later = sum(num_steps - 1 - probe.step for probe in spec.probes)

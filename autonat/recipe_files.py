@@ -18,7 +18,7 @@ class Strict(BaseModel):
 AnyRecipe = TypeVar("AnyRecipe", bound=Strict)
 
 # Sections of several kinds, each with keys of its own: the key that names the kind, and what it is unless named.
-KINDS = (("search", "method", "staged"), ("later_search", "method", "staged"), ("mask_ratio", "kind", "arccos"))
+KINDS = (("search", "method", "staged"), ("mask_ratio", "kind", "arccos"), ("features", "kind", "classifier"))
 
 
 def recipe_path(name: str, folder: str = "") -> Path:

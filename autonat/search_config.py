@@ -1,8 +1,8 @@
 """How a recipe says its searches: of the schedule, and of the training mask ratio's Beta distribution."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from autonat.recipe_files import Strict
 from models.schedule import FAMILIES
@@ -12,6 +12,15 @@ SCALES = {"mask_ratios": 1.0, "sampling_temperatures": 0.5, "choice_temperatures
 # The published search steps in the values themselves.
 OFFICIAL_DIFFERENCES = {name: 0.01 if name == "mask_ratios" else 0.1 for name in FAMILIES}
 OFFICIAL_RATES = {name: 1e-3 if name == "mask_ratios" else 0.1 for name in FAMILIES}
+
+
+def _of_every_family(values: dict[str, float]) -> dict[str, float]:
+    if set(values) != set(FAMILIES) or min(values.values()) <= 0:
+        raise ValueError(f"needs a positive value for each of {', '.join(FAMILIES)}")
+    return values
+
+
+ByFamily = Annotated[dict[str, float], AfterValidator(_of_every_family)]
 
 
 class WarmStart(Strict):
@@ -55,12 +64,12 @@ class Descent(Strict):
     learning_rate: float = Field(0.15, gt=0)
     momentum: float = Field(0.8, ge=0, lt=1)
     second_momentum: float = Field(0.95, ge=0, lt=1)
-    scales: dict[str, float] = Field(SCALES)
+    scales: ByFamily = Field(SCALES)
 
     @model_validator(mode="after")
     def _check(self) -> "Descent":
-        if set(self.scales) != set(FAMILIES) or min(self.scales.values()) <= 0:
-            raise ValueError(f"scales needs a positive value for each of {', '.join(FAMILIES)}")
+        if self.max_images is not None and self.max_images < self.images:
+            raise ValueError(f"max_images {self.max_images} is less than images {self.images}")
         return self
 
 
@@ -105,7 +114,7 @@ class SPSASearch(Strict):
     images: int = 500
     difference: float = Field(0.3, gt=0)
     learning_rate: float = Field(0.5, gt=0)
-    scales: dict[str, float] = Field(SCALES)
+    scales: ByFamily = Field(SCALES)
     confirmation_images: int = 2000
 
 
@@ -116,8 +125,8 @@ class OfficialSearch(Strict):
     iterations: int = Field(20, ge=1)
     images: int = 1000
     momentum: float = Field(0.5, ge=0, lt=1)
-    difference: dict[str, float] = Field(OFFICIAL_DIFFERENCES)
-    learning_rate: dict[str, float] = Field(OFFICIAL_RATES)
+    difference: ByFamily = Field(OFFICIAL_DIFFERENCES)
+    learning_rate: ByFamily = Field(OFFICIAL_RATES)
 
 
 AnySearch = StagedSearch | BlackBoxSearch | SPSASearch | OfficialSearch

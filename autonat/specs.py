@@ -24,7 +24,7 @@ from models.train import TrainingConfig
 # Raised whenever the arithmetic changes, so that old results are not taken for new ones.
 NUMERICS_VERSION = 2
 # Where that of one kind alone has changed, by the spec's class: its own number until the common one has passed it.
-NUMERICS_OF_KINDS = {"PopulationSpec": 3}
+NUMERICS_OF_KINDS = {"PopulationSpec": 3, "ProbeSpec": 3}
 
 Labels = Literal["balanced", "random"]
 

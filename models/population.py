@@ -96,16 +96,20 @@ def perturbed_tokens(
     upper = (signs_HP > 0).to(labels_H.device)
     ends = torch.tensor([lows, highs], dtype=torch.float32, device=labels_H.device)
     values_HP = torch.where(upper, ends[1], ends[0])
-    column = {name: values_HP[:, number] for number, name in enumerate(components(schedule.num_steps))}
+    names = components(schedule.num_steps)
+    column = {name: values_HP[:, number] for number, name in enumerate(names)}
+    # All images share a step's mask ratio: a number, which nobody waits for.
+    common = np.where(signs_HP[0].cpu().numpy() > 0, np.array(highs, np.float32), np.array(lows, np.float32))
+    ratios = {step: float(common[number]) for number, (family, step) in enumerate(names) if family == "mask_ratios"}
 
     guided = GuidedNetwork(generator.network, labels_H, generator.first_logits)
     canvas = Canvas.empty(len(labels_H), config.num_tokens, config.codebook_size, labels_H.device)
     reused = None
     for step in range(schedule.num_steps):
         base = Knobs.at(schedule, step, offsets[step])
-        ratio, choice = column.get(("mask_ratios", step)), column.get(("choice_temperatures", step))
+        choice = column.get(("choice_temperatures", step))
         knobs = Knobs(
-            mask_ratio=base.mask_ratio if ratio is None else float(ratio[0]),
+            mask_ratio=ratios.get(step, base.mask_ratio),
             sampling_temperature=column["sampling_temperatures", step][:, None, None],
             choice_temperature=base.choice_temperature if choice is None else choice[:, None],
             guidance_scale=column["guidance_scales", step][:, None, None],

@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -80,9 +81,29 @@ def test_what_all_share_is_no_error_of_a_difference(rows):
     [((1.0, 1.0), "holds here"), ((1.0, 0.1), "is not decided here"), ((1.0, -1.0), "does not hold here")],
 )
 def test_verdicts(gaps, answer):
-    steps = [("a - b", measured([[gap - 0.1, gap + 0.1]] * 2)) for gap in gaps]
+    spread = 0.1 * math.sqrt(19)  # of 20 blocks whose mean has an error of 0.1
+    steps = [("a - b", measured([[gap - spread, gap + spread] * 10] * 2)) for gap in gaps]
     said = verdict("The paper says so", steps)
     assert said.startswith(f"The paper says so: {answer} (a - b +1.00 +- 0.10; ")
+
+
+@pytest.mark.parametrize(("trainings", "answer"), [(2, "is not decided here"), (4, "holds here")])
+def test_two_trainings_decide_little(trainings, answer):
+    """Six standard errors: nothing much for one degree of freedom, whose 95% quantile is 12.7, and plenty for three."""
+    gaps = np.linspace(-1, 1, trainings)
+    gaps *= 1 / 6 / (gaps.std(ddof=1) / math.sqrt(trainings))
+    difference = measured([[1 + gap] * 20 for gap in gaps])
+    assert difference.mean / difference.error == pytest.approx(6)
+    assert difference.margin == pytest.approx({2: 12.706, 4: 3.182}[trainings] * difference.error, rel=1e-3)
+    assert verdict("The paper says so", [("a - b", difference)]).startswith(f"The paper says so: {answer}")
+
+
+@given(st.lists(st.lists(values, min_size=3, max_size=3), min_size=2, max_size=5))
+def test_the_margin_is_that_of_the_smaller_sample_at_most(rows):
+    difference = measured(rows)
+    least = min(len(rows), 3) - 1
+    widest = {1: 12.7063, 2: 4.3027}[least]
+    assert 1.95 * difference.error <= difference.margin <= widest * difference.error * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("MUSE-CC3M", "ENAT-XL")])

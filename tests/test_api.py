@@ -159,7 +159,8 @@ def test_calls_are_balanced_blocks_with_seeds_of_their_own():
 
 
 def test_probes_are_paired_with_the_base():
-    """Each change is the mean of the influence function over the block, on the base's own labels and noise."""
+    """Each change is the mean of the influence function over the block, on the base's own labels and noise; blocks in
+    even places are scored by the images of the others, and the other way round."""
     sampler = StandIn()
     spec = specs(ProbeSpec, num_images=60)
     (found,) = OutsideFulfiller(Sampled(sampler, REFERENCE, 10)).fulfil([spec])
@@ -168,9 +169,10 @@ def test_probes_are_paired_with_the_base():
     assert len({(labels, seed) for _, labels, seed in sampler.calls}) == 3
     base = [torch.from_numpy(StandIn()(START, labels, seed)) for _, labels, seed in sampler.calls[:3]]
     together = Statistics.of(torch.cat(base))
-    influence = REFERENCE.influence(together)
+    odd, even = (REFERENCE.influence(Statistics.of(torch.cat(half))) for half in (base[1::2], base[::2]))
     assert found.value == pytest.approx(REFERENCE.distance(together.mean, together.covariance), abs=1e-10)
     for number, block in enumerate(found.blocks):
+        influence = even if number % 2 else odd
         _, labels, seed = sampler.calls[number]
         for probe, change in zip(spec.probes, block, strict=True):
             values = dict(zip(components(2), START.values(), strict=True)) | {(probe.family, probe.step): probe.value}
@@ -390,17 +392,23 @@ def test_any_array_will_do(shape):
     assert OutsideFulfiller(Sampled(sampler, REFERENCE, 10)).fulfil([spec]) == plain
 
 
-def test_half_precision_and_whole_numbers_are_numbers():
-    def half(schedule, labels, seed):
-        return torch.from_numpy(StandIn()(schedule, labels, seed)).bfloat16()
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.bfloat16, 1), (torch.float16, 1), (torch.int64, 1e9), (torch.uint8, 30)]
+)
+def test_half_precision_and_whole_numbers_are_numbers(dtype, scale):
+    """Measured as the same numbers are in double precision, to the last bit."""
 
-    def whole(schedule, labels, seed):
-        return np.rint(StandIn()(schedule, labels, seed)).astype(np.int64)
+    def rounded(schedule, labels, seed):
+        return torch.from_numpy(scale * abs(StandIn()(schedule, labels, seed))).to(dtype)
+
+    def doubled(schedule, labels, seed):
+        return rounded(schedule, labels, seed).double()
 
     spec = specs(EvaluationSpec)
-    for sampler in (half, whole):
-        (found,) = OutsideFulfiller(Sampled(sampler, REFERENCE, 10)).fulfil([spec])
-        assert np.isfinite(found.value)
+    found, expected = (
+        OutsideFulfiller(Sampled(sampler, REFERENCE, 10)).fulfil([spec]) for sampler in (rounded, doubled)
+    )
+    assert found == expected
 
 
 def test_a_sampler_may_use_its_buffer_again():
@@ -521,18 +529,22 @@ def test_a_search_finds_a_better_schedule_and_says_how_much(seed):
     change, error = result.gain
     assert abs(change - (true_distance(START) - true_distance(result.schedule))) < 5 * error + 0.02
     gap, gap_error = result.gap
-    assert gap == result.distance - result.search_time.value
+    assert gap == result.fresh.value - result.search_time.value
+    assert result.fresh.num_images == result.search_time.num_images == 1000
     assert abs(gap) < 5 * gap_error
-    assert gap_error > result.standard_error
-    assert result.history[-3].images_spent == result.images_spent
-    assert result.images_spent + 2 * 4000 == sampler.images
-    assert result.history[-1].images_spent == sampler.images
-    assert (result.history[-2].distance, result.history[-1].distance) == (result.distance, result.baseline.value)
-    assert (result.history[-2].schedule, result.history[-1].schedule) == (result.schedule, START)
+    assert gap_error > result.fresh.standard_error
+    assert result.history[-4].images_spent == result.images_spent
+    assert result.images_spent + 2 * 4000 + 1000 == sampler.images
+    *_, held_out, baseline, fresh = result.history
+    assert fresh.images_spent == sampler.images
+    assert (held_out.distance, baseline.distance, fresh.distance) == (
+        result.distance, result.baseline.value, result.fresh.value,
+    )  # fmt: skip
+    assert (held_out.schedule, baseline.schedule, fresh.schedule) == (result.schedule, START, result.schedule)
     # The report's noise was seen by nothing before it.
-    reported = {seed for _, _, seed in sampler.calls[-80:]}
-    assert len(reported) == 40
-    assert not reported & {seed for _, _, seed in sampler.calls[:-80]}
+    reported = {seed for _, _, seed in sampler.calls[-90:]}
+    assert len(reported) == 40 + 10
+    assert not reported & {seed for _, _, seed in sampler.calls[:-90]}
 
 
 @pytest.mark.parametrize("score", [scalar_score, image_scores])
@@ -546,7 +558,7 @@ def test_a_function_that_judges_by_itself(score):
     result = tuned(evaluate=evaluate)
     assert true_distance(result.schedule) < true_distance(START)
     assert set(sizes) == {20}
-    assert result.images_spent + 2 * 400 == sum(sizes)
+    assert result.images_spent + 2 * 400 + result.fresh.num_images == sum(sizes)
     assert result.evaluation.metric == "unnamed"
 
 
@@ -568,7 +580,16 @@ def test_other_searches(search):
 
 
 def test_a_budget_ends_the_search():
-    assert tuned(StandIn(), budget_images=200).images_spent < tuned(StandIn()).images_spent
+    """What is said to be spent is what the sampler was asked for, without the held-out report."""
+    spent = []
+    for budget in (200, None):
+        sampler = StandIn()
+        result = tuned(sampler, budget_images=budget)
+        spent.append(result.images_spent)
+        # The same schedule on the same seed is measured once.
+        reported = 400 * len({result.schedule, START}) + result.fresh.num_images
+        assert spent[-1] + reported == sampler.images
+    assert 200 <= spent[0] < spent[1]
 
 
 @pytest.mark.parametrize("estimator", ["population", "probes"])
@@ -583,7 +604,7 @@ def test_a_budget_counts_what_the_function_is_asked_for(estimator):
     one = tuned(StandIn(), search=search.model_copy(update={"descent": search.descent.model_copy(
         update={"iterations": 1})}), fixed=fixed)  # fmt: skip
     result = tuned(sampler, search=search, fixed=fixed, budget_images=5000)
-    assert result.images_spent == sampler.images - 2 * 400  # without the held-out report
+    assert result.images_spent == sampler.images - 2 * 400 - 40  # without the held-out report
     # The last gradient may begin just below the budget, and a confirmation follows.
     assert 5000 <= result.images_spent <= 5000 + one.images_spent + 500
 

@@ -175,9 +175,11 @@ def test_a_killed_process_loses_a_batch_at_most(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     captions, counting = [f"caption {number}" for number in range(200)], Counting()
+    texts, finished = [*captions, ""], json.loads(progress.read_text())["done"]
+    assert 3 <= finished < len(texts)
     assert encode_captions(captions, counting, out)
-    assert 0 < len(counting.encoded) <= 198
-    assert np.load(out)[:, 5, 1].tolist() == [number_of(text) for text in [*captions, ""]]
+    assert counting.encoded == texts[finished:]
+    assert np.load(out)[:, 5, 1].tolist() == [number_of(text) for text in texts]
 
 
 def test_another_job_is_not_mixed_in(tmp_path):

@@ -273,9 +273,9 @@ BAD_RECIPES = {
     "text for a number": (["training.steps=many"], "steps"),
     "no number": (["training.steps="], "steps"),
     "list for a section": (["network=[1]"], "container types"),
-    "below a number": (["seed.more=1"], ""),
+    "below a number": (["seed.more=1"], "seed: Input should be a valid integer"),
     "no equals sign": (["seed"], "key.subkey=value"),
-    "broken override": (["seed=[1"], ""),
+    "broken override": (["seed=[1"], "expected ',' or ']'"),
     "broken interpolation": (["seed=${nowhere}"], "nowhere"),
 }
 
@@ -284,6 +284,7 @@ BAD_RECIPES = {
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_bad_override(case, command, tmp_path):
     overrides, words = BAD_RECIPES[case]
+    assert words
     database = () if command == "plan" else ("--db", tmp_path / "none.db")
     refused(*run_cli(command, "recipe.yaml", *overrides, *database), words)
     assert not (tmp_path / "none.db").exists()

@@ -138,7 +138,7 @@ def test_a_moved_file_is_the_same_file_and_a_changed_one_is_not(workshop, tmp_pa
         ("phases=[schedule,mask_ratio]", "phases: [schedule]"),
         ("training={steps: 3}", "leave out `training`"),
         ("checkpoint=null", "give either `training` or the `checkpoint`"),
-        ("features.kind=classifier", "features.classifier.weights: unknown key"),
+        ("features.kind=classifier", "data in files is measured with features.kind inception or network"),
         ("data.captions={contexts: a.npy}", "uvit_text"),
         ("compute.device=tpu", "compute.device"),
     ],

@@ -104,12 +104,26 @@ def test_in_a_recipe_the_rest_of_the_section_holds(database, tmp_path):
 
     assert loaded(study="earlier") == autonat_initial(3, "autonat")
     assert loaded(study="earlier", rule="enat").rule == "enat"
-    assert loaded(study="earlier", num_steps=6, preset="linear", interpolate=True).num_steps == 6
+    longer = loaded(study="earlier", num_steps=6, preset="linear", interpolate=True)
+    assert longer == resampled(autonat_initial(3, "autonat"), 6)
 
 
 def test_plan_knows_of_it_too(database, tmp_path):
-    recipe = write_recipe(tmp_path, **{**SHORT, "schedule": {"study": "earlier"}})
-    assert "evaluations" in run_ok("plan", recipe, "--db", database, "--workers", 0)
+    """What it plans is what it plans for the same values written out."""
+
+    def planned(**section):
+        recipe = write_recipe(tmp_path, **{**SHORT, "schedule": section})
+        lines = run_ok("plan", recipe, "--db", database, "--workers", 0).splitlines()
+        return [line for line in lines if not line.lstrip().startswith("time")]
+
+    plans = []
+    for num_steps in (2, 3):
+        schedule = autonat_initial(num_steps, "autonat")
+        values = {family: list(getattr(schedule, family)) for family in FAMILIES}
+        plans.append(planned(study="earlier", num_steps=num_steps))
+        assert plans[-1] == planned(num_steps=num_steps, rule=schedule.rule, values=values)
+        assert plans[-1] != planned(num_steps=num_steps)
+    assert planned(study="earlier") == plans[1] != plans[0]
 
 
 @pytest.mark.parametrize(
@@ -165,15 +179,24 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("kind", CHOICES)
-def test_every_mask_ratio_trains_and_the_studies_compare(database, tmp_path, kind):
+def test_every_mask_ratio_is_read_from_a_recipe(tmp_path, kind):
     section = {"fixed": {"ratio": 0.5}, "beta": {"alpha": 6, "beta": 3}}.get(kind, {})
-    changes = {**SHORT, "name": kind.replace("_", "-"), "training__steps": 3, "mask_ratio": {"kind": kind, **section}}
+    recipe = write_recipe(tmp_path, mask_ratio={"kind": kind, **section})
+    assert load_recipe(str(recipe)).mask_ratio == CHOICES[kind]
+
+
+def test_studies_that_differ_in_their_mask_ratio_compare(database, tmp_path):
+    """The table says of both what they were trained with."""
+    changes = {**SHORT, "name": "other", "training__steps": 3, "mask_ratio": {"kind": "truncated_gaussian"}}
     changes["search__warm_start"] = {**tiny()["search"]["warm_start"], "trials": 2, "keep": 1}
     run_ok("run", write_recipe(tmp_path, **changes), "--db", database, "--workers", 0)
-    assert load_recipe(str(tmp_path / "recipe.yaml")).mask_ratio == CHOICES[kind]
-    out = run_ok("compare", "earlier", kind.replace("_", "-"), "--db", database)
-    label = {"beta": "Beta(6, 3)"}.get(kind, kind)
-    assert label in out
+    lines = run_ok("compare", "earlier", "other", "--db", database).splitlines()
+    (row,) = [line for line in lines if "mask ratio" in line]
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
+        "mask ratio",
+        "Beta(3, 2)",
+        "Gaussian(0.55, 0.25) on [0.5, 1]",
+    ]
 
 
 def test_the_choices_differ():

@@ -248,24 +248,25 @@ def bad_sources(folder):
     (folder / "file.tar").write_bytes(b"")
 
 
-BAD = [
-    "cut.parquet",
-    "text.parquet",
-    "no-images.parquet",
-    "empty.parquet",
-    "null-label.parquet",
-    "text-label.parquet",
-    "cut.npz",
-    "names.npz",
-    "floats.npz",
-    "channels.npz",
-    "labels.npz",
-    "objects.npz",
-    "nothing",
-    "mixed",
-    "file.tar",
-    "absent",
-]
+# What is said of each, beside its name.
+BAD = {
+    "cut.parquet": "is not a whole Parquet file",
+    "text.parquet": "is not a whole Parquet file",
+    "no-images.parquet": "has 0 image columns, need one struct with bytes (columns: label)",
+    "empty.parquet": "holds no rows",
+    "null-label.parquet": "column 'label' must hold a whole number in every row",
+    "text-label.parquet": "column 'label' must hold a whole number in every row, it is string",
+    "cut.npz": "is not a whole .npz of plain arrays",
+    "names.npz": "has no array images or arr_0 (arrays: other)",
+    "floats.npz": "images is float64 (2, 4, 4, 3), need uint8",
+    "channels.npz": "images is (2, 4, 4, 5), need one or three channels",
+    "labels.npz": "holds 2 images but labels int64 (3,)",
+    "objects.npz": "images is object (2,), need uint8",
+    "nothing": "holds no images",
+    "mixed": "holds images beside its folders of classes, for instance a.png",
+    "file.tar": "is neither a folder of images, a .parquet file nor an .npz",
+    "absent": "does not exist",
+}
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +280,8 @@ def bad_folder(tmp_path_factory):
 def test_bad_sources_give_one_line_that_names_them(name, bad_folder):
     with pytest.raises(SourceError) as caught:
         open_source(bad_folder / name)
-    assert name in str(caught.value)
+    assert str(caught.value).startswith(f"{bad_folder / name}")
+    assert BAD[name] in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

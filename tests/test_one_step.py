@@ -10,7 +10,9 @@ from strategies import tiny_network
 from models.evaluate import Block, Generator
 from models.frechet import Statistics
 from models.images import digits
+from models.masking import mask_from_uniform
 from models.one_step import images_of_block, masked_count, one_step_block, one_step_tokens
+from models.random_streams import stream
 from models.tokenizer import GreyLevelTokenizer
 
 BLOCK = Block(index=1, num_blocks=3, size=12, seed=5)
@@ -47,36 +49,37 @@ def test_nothing_masked_is_the_real_image(generator, real):
     assert torch.equal(one_step_tokens(generator, tokens_BL, labels_B, 0.0, 1.0, BLOCK), tokens_BL)
 
 
+def masks_and_logits(generator, tokens_BL, labels_B, ratio):
+    """What BLOCK masks, and the network alone on a canvas where only masks tell what is seen."""
+    uniform_BL = torch.from_numpy(stream(BLOCK.seed, "one-step masks", BLOCK.index).random(tuple(tokens_BL.shape)))
+    masked_BL = mask_from_uniform(uniform_BL, torch.full((len(tokens_BL),), masked_count(ratio, tokens_BL.shape[1])))
+    with torch.inference_mode():
+        network = generator.network
+        return masked_BL, network.logits(network(tokens_BL, masked_BL, labels_B).features_BLD)
+
+
 @pytest.mark.parametrize("ratio", [0.2, 0.8])
 def test_masked_tokens_are_the_likeliest_under_noise(generator, real, ratio):
-    """Once more with the network alone, on a canvas where only masks tell what is seen."""
+    """Once more with the network alone."""
     tokens_BL, labels_B = real[0][:12], real[1][:12]
     drawn_BL = one_step_tokens(generator, tokens_BL, labels_B, ratio, 1.0, BLOCK)
     others_BL = one_step_tokens(generator, (tokens_BL + 1) % 17, labels_B, ratio, 1.0, BLOCK)
     # Where tokens are visible they are handed through, so both runs differ by one exactly there (or by chance).
-    count = masked_count(ratio, 64)
-    assert int((drawn_BL != tokens_BL).sum(1).max()) <= count
-
-    from models.masking import mask_from_uniform
-    from models.random_streams import stream
-
-    uniform_BL = torch.from_numpy(stream(BLOCK.seed, "one-step masks", BLOCK.index).random((12, 64)))
-    masked_BL = mask_from_uniform(uniform_BL, torch.full((12,), count))
-    with torch.inference_mode():
-        network = generator.network
-        logits_BLK = network.logits(network(tokens_BL, masked_BL, labels_B).features_BLD)
+    assert int((drawn_BL != tokens_BL).sum(1).max()) <= masked_count(ratio, 64)
+    masked_BL, logits_BLK = masks_and_logits(generator, tokens_BL, labels_B, ratio)
     expected_BL = (logits_BLK + generator.noise(BLOCK).draw(0)).argmax(-1)
     assert torch.equal(drawn_BL, torch.where(masked_BL, expected_BL, tokens_BL))
     assert torch.equal(others_BL[~masked_BL], (tokens_BL[~masked_BL] + 1) % 17)
     assert not torch.equal(drawn_BL, tokens_BL)
 
 
-def test_low_temperatures_take_the_likeliest(generator, real):
+def test_at_temperature_zero_masked_tokens_are_the_likeliest(generator, real):
+    """Without any noise; the noise counts at other temperatures."""
     tokens_BL, labels_B = real[0][:12], real[1][:12]
-    cold = one_step_tokens(generator, tokens_BL, labels_B, 0.5, 0.0, BLOCK)
-    other = Block(BLOCK.index, 3, 12, BLOCK.seed)
-    assert torch.equal(cold, one_step_tokens(generator, tokens_BL, labels_B, 0.5, 0.0, other))
-    assert not torch.equal(cold, one_step_tokens(generator, tokens_BL, labels_B, 0.5, 5.0, BLOCK))
+    masked_BL, logits_BLK = masks_and_logits(generator, tokens_BL, labels_B, 0.5)
+    likeliest_BL = torch.where(masked_BL, logits_BLK.argmax(-1), tokens_BL)
+    assert torch.equal(one_step_tokens(generator, tokens_BL, labels_B, 0.5, 0.0, BLOCK), likeliest_BL)
+    assert not torch.equal(one_step_tokens(generator, tokens_BL, labels_B, 0.5, 5.0, BLOCK), likeliest_BL)
 
 
 def test_a_block_has_its_images_statistics(generator, real, classifier):

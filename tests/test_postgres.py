@@ -28,13 +28,16 @@ def test_a_restart_of_the_server_is_waited_for(own_server, tmp_path):
     url = own_server.new_database()
     store = Store.open(url, tmp_path)
     study = store.claim("s", "{}")
-    failures = []
+    recorded, failures, stopped = [], [], threading.Event()
 
     def work():
         try:
             for seed in range(200):
+                if seed == 100:
+                    stopped.wait(60)  # so that there is work left, however fast it goes
                 store.record(LAB.evaluation(PAIR, 40, seed), EVALUATION, 1.0)
                 store.heartbeat(study, 1.0)
+                recorded.append(seed)
         except BaseException as error:
             failures.append(error)
 
@@ -42,10 +45,14 @@ def test_a_restart_of_the_server_is_waited_for(own_server, tmp_path):
     driver.start()
     wait_for(lambda: ask(url, "SELECT count(*) FROM results")[0][0] > 20, "the first results")
     own_server.stop("immediate")
+    stopped.set()
     time.sleep(0.2)
+    assert driver.is_alive()
+    assert 20 <= len(recorded) <= 100
     own_server.start()
     driver.join()
     assert failures == []
+    assert len(recorded) == 200
     assert ask(url, "SELECT count(*) FROM results") == [(200,)]
     store.close()
 

@@ -13,8 +13,8 @@ from autonat.search.alternation import alternate, start_of
 from autonat.search.program import Phase
 from autonat.search.schedule_search import tune_schedule
 from autonat.search_config import StagedSearch, WarmStart
-from autonat.seed_gap import gap_line
-from autonat.specs import EvaluationSpec
+from autonat.seed_gap import gap_line, seed_gap
+from autonat.specs import Evaluation, EvaluationSpec
 from models.schedule import GenerationSchedule, maskgit_cosine
 
 OPTIMUM = GenerationSchedule((0.8, 0.3), (0.8, 0.9, 0.7), (2.0, 1.0), (0.2, 0.9, 1.6))
@@ -67,15 +67,26 @@ def test_the_race_drops_a_winner_of_the_search_that_is_worse_on_fresh_seeds(seed
 def test_a_summary_states_the_gap():
     landscape = SimulatedLandscape(GenerationSchedule((0.6,), (0.8, 0.7), (2.0,), (0.2, 1.6)))
     summary = run_program(alternate(tiny_recipe(schedule__num_steps=2)), landscape)
-    found, tuned = summary["search_time"], summary["tuned"]
-    measured = [spec for spec in landscape.fulfilled if isinstance(spec, EvaluationSpec)]
-    held_out = measured[-1].seed
-    assert found["gap"] == pytest.approx(tuned["value"] - found["value"])
-    assert found["gap_standard_error"] == pytest.approx(math.hypot(tuned["standard_error"], found["standard_error"]))
-    # One of the search's own evaluations of the tuned schedule, on another seed.
+    found = summary["search_time"]
+    *measured, held_out, fresh = [spec for spec in landscape.fulfilled if isinstance(spec, EvaluationSpec)]
+    # A distance of fewer images reads higher, so that both have as many; the fresh seed is nobody else's.
+    assert list(fresh.schedule.values()) == _values(summary)
+    assert fresh.num_images == found["num_images"]
+    assert fresh.seed not in {spec.seed for spec in [*measured, held_out]}
     again = SimulatedLandscape(GenerationSchedule((0.6,), (0.8, 0.7), (2.0,), (0.2, 1.6)))
-    own = [spec for spec in measured if list(spec.schedule.values()) == _values(summary) and spec.seed != held_out]
+    assert found["fresh_value"] == again.fulfil([fresh])[0].value
+    assert found["gap"] == pytest.approx(found["fresh_value"] - found["value"])
+    errors = found["fresh_standard_error"], found["standard_error"]
+    assert found["gap_standard_error"] == pytest.approx(math.hypot(*errors))
+    # One of the search's own evaluations of the tuned schedule, on another seed.
+    own = [spec for spec in measured if list(spec.schedule.values()) == _values(summary) and spec.seed != held_out.seed]
     assert found["value"] in [result.value for result in again.fulfil(own)]
+
+
+def test_a_gap_needs_as_many_images():
+    few, many = (Evaluation(1.0, 0.1, count, "FD", 1, (1.0,)) for count in (600, 10_000))
+    with pytest.raises(ValueError, match="10000 and 600 images"):
+        seed_gap(few, many)
 
 
 def _values(summary):
@@ -84,17 +95,18 @@ def _values(summary):
 
 def test_the_gap_in_words():
     summary = {
-        "tuned": {"value": 0.832, "standard_error": 0.024, "num_images": 10_000},
         "search_time": {
-            "value": 0.812, "standard_error": 0.03, "num_images": 2000, "gap": 0.02, "gap_standard_error": 0.0384,
+            "value": 0.812, "standard_error": 0.03, "num_images": 2000, "fresh_value": 0.832,
+            "fresh_standard_error": 0.024, "gap": 0.02, "gap_standard_error": 0.0384,
         },
     }  # fmt: skip
     assert gap_line(summary) == (
-        "Tuned pair: search-time 0.812 +- 0.030 (2,000 images), held-out 0.832 +- 0.024, gap +0.020 +- 0.038."
+        "Tuned pair on 2,000 images: as the search saw it 0.812 +- 0.030, on fresh seeds 0.832 +- 0.024, "
+        "gap +0.020 +- 0.038."
     )
 
 
-@pytest.mark.parametrize("summary", [None, {}, {"tuned": {"value": 1.0}}, {"tuned": {}, "search_time": None}])
+@pytest.mark.parametrize("summary", [None, {}, {"search_time": None}, {"search_time": {"value": 1.0, "gap": 0.1}}])
 def test_a_summary_of_an_earlier_version_has_no_gap(summary):
     assert gap_line(summary) is None
 
@@ -105,7 +117,9 @@ def test_every_way_to_see_a_summary_states_the_gap(tmp_path):
     shown = run_ok("show", "tiny", "--db", db)
     result = json.loads(run_ok("best", "tiny", "--db", db))
     run_ok("report", "tiny", "--db", db, "--to", report)
-    assert set(result["search_time"]) == {"value", "standard_error", "num_images", "gap", "gap_standard_error"}
+    assert set(result["search_time"]) == {
+        "value", "standard_error", "num_images", "fresh_value", "fresh_standard_error", "gap", "gap_standard_error",
+    }  # fmt: skip
     sentence = gap_line(result)
     for text in (ended, shown, report.read_text()):
         assert sentence in " ".join(text.split()).replace("±", "+-")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -14,13 +15,22 @@ from strategies import schedules
 from autonat import specs
 from autonat.specs import (
     OUTSIDE_THE_NAME,
+    CheckpointSpec,
     Differences,
     Evaluation,
     EvaluationSpec,
+    FeatureChangeSpec,
+    FeatureFileSpec,
     Features,
     FeatureSpec,
+    GeneratorSpec,
+    InceptionSpec,
+    MetricSpec,
+    MetricsSpec,
+    OneStepSpec,
     PopulationSpec,
     ProbeSpec,
+    Spec,
     Trained,
     TrainSpec,
     canonical_json,
@@ -29,12 +39,22 @@ from autonat.specs import (
     paired_difference,
     result_from_dict,
 )
+from models.data import Captions, TokenData
 from models.enat import ENATConfig
 from models.features import ClassifierConfig
-from models.mask_ratio import ArccosMaskRatio, BetaMaskRatio
+from models.files import File
+from models.mask_ratio import (
+    AnyMaskRatio,
+    ArccosMaskRatio,
+    BetaMaskRatio,
+    FixedMaskRatio,
+    TruncatedGaussianMaskRatio,
+)
+from models.networks import NetworkConfig
 from models.probes import Probe
 from models.schedule import maskgit_cosine
 from models.train import TrainingConfig
+from models.uvit import TextUViTConfig, UViTConfig
 
 FEATURES = FeatureSpec("digits", ClassifierConfig(), 1)
 TRAINING = TrainSpec("digits", ENATConfig(), TrainingConfig(), BetaMaskRatio(6.0, 3.0), 2)
@@ -73,42 +93,118 @@ def test_fingerprints_are_the_same_in_every_process(hash_seed):
     assert done.stdout.split() == [fingerprint(spec) for spec in SPECS]
 
 
-OTHER = {"data": "other", "labels": "random", "mask_ratio": ArccosMaskRatio(), "decay": "cosine", "rule": "autonat"}
-TWINS = {
-    "num_images": 300,
+def file(name):
+    return File(name, f"hash of {name}")
+
+
+MASK_RATIO = TruncatedGaussianMaskRatio()
+PICTURES = TokenData("pictures", file("tokenizer"), 10, tokens=file("tokens"))
+CAPTIONED = replace(PICTURES, captions=Captions(file("contexts")))
+SHORT = replace(TRAINING, until_step=5)
+UVIT_TRAINING = TrainSpec(PICTURES, UViTConfig(), TrainingConfig(), MASK_RATIO, 2, start_from=SHORT)
+TEXT_TRAINING = TrainSpec(CAPTIONED, TextUViTConfig(), TrainingConfig(), ArccosMaskRatio(), 2, until_step=5)
+CHECKPOINT = CheckpointSpec(replace(PICTURES, tokens=None), ENATConfig(), file("weights"), FixedMaskRatio(0.5))
+INCEPTION = InceptionSpec(file("inception"), file("statistics"))
+FEATURE_FILE = FeatureFileSpec("colours", file("features"), file("statistics"))
+SCHEDULE = maskgit_cosine(4)
+BOUNDS = tuple(SCHEDULE.values())
+EVERY_SPEC = {
+    "features": FEATURES,
+    "inception": INCEPTION,
+    "feature file": FEATURE_FILE,
+    "training of an ENAT": TRAINING,
+    "training of a U-ViT": UVIT_TRAINING,
+    "training of a text network": TEXT_TRAINING,
+    "checkpoint": CHECKPOINT,
+    "evaluation": EVALUATION,
+    "evaluation of files": replace(EVALUATION, training=CHECKPOINT, features=INCEPTION),
+    "evaluation of a text network": replace(EVALUATION, training=TEXT_TRAINING, features=FEATURE_FILE),
+    "probes": PROBE,
+    "population": PopulationSpec(TRAINING, FEATURES, SCHEDULE, BOUNDS, BOUNDS, 3, 200, 100),
+    "metrics": MetricsSpec(TRAINING, INCEPTION, SCHEDULE, 3, 200, 100, ("kid", "prc")),
+    "one step": OneStepSpec(TRAINING, FEATURES, 0.5, 3, 200, 100),
+    "feature change": FeatureChangeSpec(TRAINING, SCHEDULE, 3, 200, 100),
+}
+
+# Fields that rightly do not count, and why.
+OUTSIDE = {
+    "checkpoint_every_minutes": "when the state is written to disk changes no result",
+    "path": "a file's contents name it, not its place",
+}
+
+# Another value of fields that take neither twice as much nor a word that nobody knows, by name.
+OTHER = {
     "block_size": 50,
-    "probes": (Probe("guidance_scales", 0, 0.25),),
-    "schedule": maskgit_cosine(5),
-    "heads": 8,
-    "ratio_groups": 4,
+    "blocks": 27,
+    "captions": CAPTIONED.captions,
+    "decay": "cosine",
+    "family": "mask_ratios",
+    "start_from": SHORT,
+    "tokens": file("other tokens"),
+    "until_step": 7,
 }
 
 
-def changed(value):
-    """(name, copy) of a dataclass value, one field at a time changed, at every depth."""
-    for field in fields(value):
-        old = getattr(value, field.name)
-        if field.name in OUTSIDE_THE_NAME:
-            continue
-        if field.name in TWINS or field.name in OTHER:
-            yield field.name, replace(value, **{field.name: TWINS.get(field.name, OTHER.get(field.name))})
-        elif is_dataclass(old):
-            for name, new in changed(old):
-                yield f"{field.name}.{name}", replace(value, **{field.name: new})
-        elif isinstance(old, float):
-            yield field.name, replace(value, **{field.name: old * (1 - 1e-15) if old else 1e-15})
-        elif isinstance(old, int):
-            # Twice as much keeps widths and batch sizes divisible.
-            yield field.name, replace(value, **{field.name: 2 * old if old else 1})
+def another(value, name, hint):
+    """Another value for a field, as near as there is; None where it cannot be told."""
+    if name in OTHER:
+        return OTHER[name]
+    if get_origin(hint) is Literal and len(get_args(hint)) > 1:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return value * (1 - 1e-15) if value else 1e-15
+    if isinstance(value, int):
+        return 2 * value if value else 1  # twice as much keeps widths and batch sizes divisible
+    return f"other {value}" if isinstance(value, str) else None
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: type(spec).__name__)
-def test_every_field_counts(spec):
+def changed(value, name="", hint=None):
+    """(name, copy) of a value, one part at a time changed, at every depth."""
+    if is_dataclass(value):
+        hints = get_type_hints(type(value))
+        for field in fields(value):
+            for inner, copy in changed(getattr(value, field.name), field.name, hints[field.name]):
+                yield f"{name}.{inner}", replace(value, **{field.name: copy})
+    elif isinstance(value, tuple):
+        assert value, f"nothing to change in {name}"
+        for place, part in enumerate(value):
+            for inner, copy in changed(part, name):
+                yield f"{inner}[{place}]", (*value[:place], copy, *value[place + 1 :])
+    else:
+        copy = another(value, name, hint)
+        assert copy is not None, f"nothing known to change {name} to"
+        yield name, copy
+
+
+@pytest.mark.parametrize("kind", EVERY_SPEC)
+def test_every_field_counts(kind):
+    """At every depth, and to the last bit of a number."""
+    spec = EVERY_SPEC[kind]
     copies = dict(changed(spec))
-    assert len(copies) >= {"FeatureSpec": 6, "TrainSpec": 20}.get(type(spec).__name__, 30)
-    prints = {name: fingerprint(copy) for name, copy in copies.items()}
-    assert fingerprint(spec) not in prints.values()
-    assert len(set(prints.values())) == len(prints)
+    assert len(copies) == len(list(changed(spec)))
+    outside = {name for name in copies if name.rpartition(".")[2] in OUTSIDE}
+    assert {name for name, copy in copies.items() if fingerprint(copy) == fingerprint(spec)} == outside
+    prints = {fingerprint(copy) for name, copy in copies.items() if name not in outside}
+    assert len(prints) == len(copies) - len(outside)
+
+
+def test_every_kind_of_spec_and_of_what_is_in_it_was_changed():
+    def within(value):
+        yield type(value)
+        for part in [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else []:
+            yield from within(part)
+
+    kinds = {kind for spec in EVERY_SPEC.values() for kind in within(spec)}
+    for union in (Spec, GeneratorSpec, MetricSpec, NetworkConfig, AnyMaskRatio):
+        assert kinds >= set(get_args(union))
+    assert set(OUTSIDE) >= OUTSIDE_THE_NAME
+
+
+def test_a_file_that_nobody_has_looked_at_is_named_by_its_place():
+    prints = {fingerprint(replace(CHECKPOINT, weights=File(path))) for path in ("weights", "other")}
+    assert len({*prints, fingerprint(CHECKPOINT)}) == 3
 
 
 def test_kinds_of_specs_with_equal_fields_differ():

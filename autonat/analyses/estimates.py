@@ -8,8 +8,8 @@ from typing import Any
 from autonat.specs import Evaluation
 from models.frechet import standard_error
 
-# So many standard errors make a difference.
-CONFIDENT = 2.0
+# A difference is decided where this interval leaves out 0.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ class Measured:
     def error(self) -> float:
         """Both together, of what is known."""
         return math.hypot(*(error for error in (self.over_trainings, self.over_images) if math.isfinite(error)))
+
+    @property
+    def margin(self) -> float:
+        """Half the confidence interval of the mean: Student's quantile for the degrees of freedom that both errors have
+        together (Satterthwaite, 1946): hardly more than one where two trainings differ by more than images do."""
+        from scipy.special import stdtrit
+
+        parts = [(self.over_trainings, len(self.values) - 1), (self.over_images, len(self.shares[0]) - 1)]
+        known = [(error**2, freedom) for error, freedom in parts if math.isfinite(error)]
+        whole = math.fsum(variance for variance, _ in known)
+        if not whole:
+            return 0.0
+        freedom = 1 / math.fsum((variance / whole) ** 2 / freedom for variance, freedom in known)
+        return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * self.error
 
     def __sub__(self, other: "Measured") -> "Measured":
         """Seed by seed and share by share."""
@@ -97,7 +111,7 @@ def verdict(claim: str, steps: Sequence[tuple[str, Measured]]) -> str:
     for text, difference in steps:
         digits = decimals_of(difference.error)
         texts.append(f"{text} {difference.mean:+.{digits}f} +- {difference.error:.{digits}f}")
-    against = any(difference.mean < -CONFIDENT * difference.error for _, difference in steps)
-    for_it = all(difference.mean > CONFIDENT * difference.error for _, difference in steps)
+    against = any(difference.mean < -difference.margin for _, difference in steps)
+    for_it = all(difference.mean > difference.margin for _, difference in steps)
     answer = "does not hold here" if against else "holds here" if for_it else "is not decided here"
-    return f"{claim}: {answer} ({'; '.join(texts)}; decided means beyond {CONFIDENT:g} standard errors)."
+    return f"{claim}: {answer} ({'; '.join(texts)}; decided means that a {CONFIDENCE:.0%} interval leaves out 0)."

@@ -60,10 +60,8 @@ class Subject:
             training = replace(training, reuse_probability=0.0)
         elif not training.reuse_probability:
             training = replace(training, reuse_probability=TrainingConfig().reuse_probability)
-        address = ("training",) if seed == 0 else ("training", seed)
-        return replace(
-            own, network=network, training=training, seed=derived_seed(self.study_seed, *address), start_from=None
-        )
+        random = own.seed if seed == 0 else derived_seed(self.study_seed, "training", seed)
+        return replace(own, network=network, training=training, seed=random, start_from=None)
 
     def generators(self, network: NetworkConfig) -> list[GeneratorSpec]:
         """One for each training seed; a checkpoint's network alone where nothing is trained."""

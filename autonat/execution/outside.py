@@ -290,9 +290,12 @@ class OutsideFulfiller:
         base = [
             self.instrument.ask(spec.schedule, block, dither) for block, dither in zip(blocks, offsets, strict=True)
         ]
-        value, worth = self.instrument.judge(base)
+        value, _ = self.instrument.judge(base)
+        # Each half is scored by what the other says, as in the memo.
+        worths = [self.instrument.judge(half)[1] for half in (base[1::2], base[::2])]
         changes = []
         for block, dither, rows in zip(blocks, offsets, base, strict=True):
+            worth = worths[block.index % 2]
             here = float(worth(rows).mean())
             changes.append(
                 tuple(

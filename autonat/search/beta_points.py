@@ -93,9 +93,12 @@ class BetaPoints:
             own += map(Judged, (yield from self._evaluate(others)), others)
         self.judged[self.incumbent.mask_ratio] = [min(own, key=lambda judgement: judgement.evaluation.value)]
 
-    def add(self, line: Sequence[BetaMaskRatio]) -> Program[None]:
-        """Judge the new points of a line, as far as trainings are left; those without hope end at the rungs."""
+    def add(self, line: Sequence[BetaMaskRatio], first: BetaMaskRatio | None = None) -> Program[None]:
+        """Judge the new points of a line, as far as trainings are left, `first` before the others; those without hope
+        end at the rungs."""
         fresh = [point for point in line if point not in self.judged and point not in self.rungs.ended]
+        if first in fresh and len(fresh) > self._most - self.trainings:
+            fresh.sort(key=lambda point: point != first)
         if fresh and not self.exhausted:
             yield from self._judge((yield from self.rungs.climb(self._pairs(fresh), line)))
 

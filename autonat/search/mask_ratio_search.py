@@ -67,7 +67,7 @@ def _along(axis: str, centre: BetaMaskRatio, points: BetaPoints, settings: BetaS
 
     below, above = settings.factors
     line = [moved(centre, factor) for factor in sorted({below, 1.0, above})]
-    yield from points.add(line)
+    yield from points.add(line, first=centre)
     while not points.exhausted:
         best = points.best_of(line)
         if best == line[0]:

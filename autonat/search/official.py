@@ -9,6 +9,11 @@ from autonat.specs import EvaluationSpec
 from models.schedule import BOUNDS, components
 
 
+def official_address(phase: Phase) -> tuple[str | int, ...]:
+    """Of a phase's seeds. That of the first search has no name in it, under which results are recorded."""
+    return ("official", phase.round) if phase.name == "schedule" else ("official", phase.name, phase.round)
+
+
 def official_search(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Pair]:
     """Run until the iterations or the image budget end; returns the best point seen."""
     names = components(start.schedule.num_steps)
@@ -26,7 +31,7 @@ def official_search(lab: Laboratory, phase: Phase, start: Pair, settings: Offici
                 step = settings.difference[family]
                 # At the upper end of a value's range the difference is taken downwards.
                 probed[component] += step if probed[component] + step <= BOUNDS[family][1] else -step
-            seed = lab.seed_for("official", phase.round, iteration, component)
+            seed = lab.seed_for(*official_address(phase), iteration, component)
             candidate = replace(pair, schedule=pair.schedule.with_values(probed))
             specs.append(lab.evaluation(candidate, settings.images, seed, random_labels=True))
         base, *probes = yield from lab.evaluate(phase.at("gradient"), specs)

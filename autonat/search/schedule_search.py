@@ -6,7 +6,7 @@ from dataclasses import replace
 from autonat.search.black_box import black_box
 from autonat.search.confirm import Verdict, confirm
 from autonat.search.descent import descend
-from autonat.search.official import official_search
+from autonat.search.official import official_address, official_search
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search.spsa import spsa
 from autonat.search_config import (
@@ -125,7 +125,7 @@ def _alone(lab: Laboratory, phase: Phase, start: Pair, settings: BlackBoxSearch 
 def _official(lab: Laboratory, phase: Phase, start: Pair, settings: OfficialSearch) -> Program[Verdict]:
     found = yield from official_search(lab, phase, start, settings)
     # As published there is no confirmation; these evaluations are for the record, whatever they say.
-    seed = lab.seed_for("official confirmation", phase.round)
+    seed = lab.seed_for("official confirmation", *official_address(phase)[1:])
     pairs = [start] if found == start else [start, found]
     evaluations = yield from lab.evaluate(
         phase.at("confirmation"), [lab.evaluation(pair, settings.images, seed) for pair in pairs]
