@@ -58,6 +58,21 @@ def _overridden(data: Any, overrides: Any) -> Any:
     return OmegaConf.merge(data, overrides)
 
 
+def _as_tree(overrides: Sequence[str]) -> Any:
+    """All overrides as OmegaConf's tree. Raises UserError for one whose value is not YAML."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise UserError(f"cannot read override {override!r}: write it as key.subkey=value")
+        try:
+            OmegaConf.from_dotlist([override])
+        except YAMLError as error:
+            raise UserError(f"cannot read override {override!r}: {' '.join(str(error).split())}") from error
+    return OmegaConf.from_dotlist(list(overrides))
+
+
 def checked(
     kind: type[AnyRecipe],
     path: Path,
@@ -70,12 +85,9 @@ def checked(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"cannot read override {override!r}: write it as key.subkey=value")
     try:
         # OmegaConf reads 1e-4 as a number, where plain YAML sees a string; its loader builds plain values alone.
-        merged = _overridden(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        merged = _overridden(OmegaConf.load(path), _as_tree(overrides))
         data: Any = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
         raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error

@@ -89,7 +89,7 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 def _congruence(factor: Tensor, covariance: Tensor, block: int = 256) -> Tensor:
-    """The lower triangle of L' S L for a lower triangular L and a symmetric S; the upper one holds zeros.
+    """The lower triangle of L' S L for a lower triangular L and a symmetric S; what is above is not to be read.
 
     Column block j from row j on needs the trailing parts of L and S alone, which is a third of the work of two
     full products. SciPy's ``dsygst`` does the same, with threads of its own.

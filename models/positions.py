@@ -13,7 +13,11 @@ def check_grid(num_tokens: int, width: int) -> None:
 
 
 def sinusoidal_grid(num_tokens: int, width: int) -> Tensor:
-    """[L, D]: sines and cosines of row and column, a quarter of the width each; the longest wave is four grids."""
+    """[L, D]: sines and cosines of row and column, a quarter of the width each.
+
+    Waves from four cells to nearly four grids, the nearer the wider the network; a narrow one on a large grid (width 8,
+    side 64) has cells that begin alike.
+    """
     side, quarter = math.isqrt(num_tokens), width // 4
     frequencies = math.pi / 2 * side ** -(torch.arange(quarter) / quarter)
     angles = torch.arange(side)[:, None] * frequencies

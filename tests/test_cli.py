@@ -275,7 +275,7 @@ BAD_RECIPES = {
     "list for a section": (["network=[1]"], "container types"),
     "below a number": (["seed.more=1"], "seed: Input should be a valid integer"),
     "no equals sign": (["seed"], "key.subkey=value"),
-    "broken override": (["seed=[1"], "expected ',' or ']'"),
+    "broken override": (["seed=[1"], "cannot read override 'seed=[1': while parsing"),
     "broken interpolation": (["seed=${nowhere}"], "nowhere"),
 }
 
