@@ -135,7 +135,7 @@ def test_plan_knows_of_it_too(database, tmp_path):
         ({"study": "earlier", "num_steps": "many"}, [], "num_steps"),
         ({"study": "earlier", "more": 1}, [], "unknown key"),
         ({"num_steps": 2}, ["--from-study", "7"], "no study '7'"),
-        ({"num_steps": 2}, ["--from-study", "it's"], "cannot read recipe"),
+        ({"num_steps": 2}, ["--from-study", "it's"], "cannot read override"),
         ({"study": "earlier"}, ["--db", "nothing.db"], "no database"),
     ],
 )
