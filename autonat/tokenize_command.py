@@ -9,7 +9,6 @@ files are put together from them and the folder is complete.
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autonat.errors import UserError
+from models.whole_files import whole_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -301,9 +301,5 @@ def _json(path: Path) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)

@@ -2,9 +2,13 @@
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# No writer pauses this long in the middle of a file; older ones were killed.
+ABANDONED_AFTER_SECONDS = 3600.0
 
 
 def temporary_beside(path: Path) -> Path:
@@ -23,3 +27,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in `folder` that writers killed over an hour ago left behind."""
+    for temporary in folder.glob(".*.tmp"):
+        # Another process may be clearing away the same files.
+        with suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > ABANDONED_AFTER_SECONDS:
+                temporary.unlink()

@@ -15,6 +15,7 @@ from studies_for_tests import children, is_running, query, run_cli, run_ok, wait
 
 from autonat.storage.artifacts import file_sha256
 from autonat.storage.store import Store
+from models.whole_files import ABANDONED_AFTER_SECONDS
 
 KILLS = 9
 RESULTS = "SELECT fingerprint, kind, spec, result, images, artifact_sha256 FROM results ORDER BY fingerprint"
@@ -55,7 +56,11 @@ def nursery():
 
 
 def end_of(database):
-    """Everything that a study leaves behind, but for times."""
+    """Everything that a study leaves behind, but for times, once the next run after an hour has cleared away."""
+    for torn in database.with_name(f"{database.stem}-artifacts").glob(".*.tmp"):
+        an_hour_ago = time.time() - ABANDONED_AFTER_SECONDS - 1
+        os.utime(torn, (an_hour_ago, an_hour_ago))
+    Store.open(str(database)).close()
     store = Store.open(str(database), readonly=True)
     row = store.study("tiny")
     png = database.with_suffix(".png")
@@ -130,7 +135,8 @@ def test_killed_at_many_moments(uninterrupted, nursery, tmp_path, seed):
                 break
             time.sleep(0.003)
             now = progress_of(database)
-            steps += now != last
+            # The first kills all come while a network trains, which a busy machine would see too seldom by chance.
+            steps += now != last and (kills >= 3 or now[1] != frozenset())
             last = now
             if steps >= wanted:
                 with contextlib.suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autonat.errors import UserError
-from models.whole_files import temporary_beside
+from models.whole_files import remove_abandoned, temporary_beside
 
 SUFFIX = ".safetensors"
 # Beside a remote file: its SHA-256, so that a host that downloads it can tell a damaged copy.
@@ -65,8 +65,9 @@ class Artifacts:
         return self.location if self.is_remote else str(self.folder.resolve())
 
     def create(self) -> None:
-        """Make the folder."""
+        """Make the folder; in one that is there, clear away what killed writers left."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self.folder)
         if self.is_remote:
             self._remote.makedirs(self._prefix, exist_ok=True)
 
