@@ -1,6 +1,5 @@
 """The main loop: a search program asks, the memo answers, the journal remembers."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from autonat.config import Recipe
 from autonat.errors import StudyStopped, UserError
+from autonat.interruption import Interruption
 from autonat.memo import Fulfiller
 from autonat.search.alternation import alternate
 from autonat.search.program import Ask, Decision, Program
@@ -100,36 +100,6 @@ class _Heart:
             self._beat()
 
 
-class _Interrupt:
-    """Ctrl-C and SIGTERM, made certain: Python drops a KeyboardInterrupt that falls into a destructor or a weak
-    reference's callback, so the handler also leaves a note, which is read at the next event.
-
-    SIGTERM is a KeyboardInterrupt within, the one interruption that all libraries pass on as it is, and SystemExit
-    outside, with the status that shells give it.
-    """
-
-    def __init__(self) -> None:
-        self.asked: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def _handle(self, number: int, *_: object) -> None:
-        self.asked = number
-        raise KeyboardInterrupt
-
-    def __enter__(self) -> "_Interrupt":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        for number, handler in self._previous.items():
-            if handler is not None:  # not Python's own
-                signal.signal(number, handler)
-        if kind is KeyboardInterrupt and self.asked == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM) from None
-
-
 def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Observer | None = None) -> dict[str, Any]:
     """Run a recipe's study to its end, from wherever an earlier run left it, and return the summary.
 
@@ -154,7 +124,7 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 event = program.send(results)
             except StopIteration as stop:
                 return stop.value
-            if interrupt.asked is not None:
+            if interruption.asked is not None:
                 raise KeyboardInterrupt
             if heart.stopping():
                 raise StudyStopped
@@ -162,7 +132,7 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
                 trainings.update(fingerprint(spec.whole) for spec in event.requests if isinstance(spec, TrainSpec))
             results = yield event
 
-    with _Interrupt() as interrupt:
+    with Interruption() as interruption:
         try:
             with _Heart(store, study_id, fulfiller) as heart:
                 fulfiller.begin(study_id, heart.stopping)
