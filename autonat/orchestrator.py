@@ -145,6 +145,9 @@ def run_study(recipe: Recipe, store: Store, fulfiller: Fulfiller, observer: Obse
             _release(store, study_id, "interrupted")
             raise
         except BaseException as error:
+            if interruption.asked is not None:  # a library stumbled over the KeyboardInterrupt in its midst
+                _release(store, study_id, "interrupted")
+                raise KeyboardInterrupt from None
             _release(store, study_id, "failed", " ".join(str(error).split()) or type(error).__name__)
             raise
         store.release(study_id, "finished", summary=summary)
