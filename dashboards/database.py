@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from autonat.errors import UserError
-from autonat.storage.database import Database, without_password
+from autonat.storage.database import Database, parsed_url, without_password
 from autonat.storage.tables import settings
 
 
@@ -20,18 +19,13 @@ def open_readonly(url: str) -> sa.Engine:
     if "://" not in url:
         url = f"sqlite:///{url}"
     shown = without_password(url)
+    parsed = parsed_url(url)
     try:
-        parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             engine = _sqlite(Path(parsed.database or ""))
         else:
             engine = sa.create_engine(parsed, pool_pre_ping=True)
             _postgres_reads_only(engine)
-    except (ArgumentError, ValueError) as error:
-        # Not named: where no part of it can be told from another, neither can the password.
-        raise UserError(
-            "cannot read database URL: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-        ) from error
     except (SQLAlchemyError, ImportError) as error:
         raise UserError(f"cannot use database {shown!r}: {' '.join(str(error).split())}") from error
     try:

@@ -43,6 +43,17 @@ def without_password(url: str) -> str:
         return url
 
 
+def parsed_url(url: str) -> sa.URL:
+    """Raises UserError for what is no database URL, naming it where there can be no password in it."""
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        named = "" if "@" in url else f" {url!r}"
+        raise UserError(
+            f"cannot read database URL{named}: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+
+
 class Database:
     """An engine and the ways to use it.
 
@@ -51,12 +62,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError) as error:
-            raise UserError(
-                f"cannot read the database's URL{'' if '@' in url else f' {url!r}'}: write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-            ) from error
+        parsed = parsed_url(url)
         self.name = without_password(url)
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.patience_seconds = 0.0
