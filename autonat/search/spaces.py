@@ -3,12 +3,11 @@
 A space names its parameters with their ranges, says where to begin, and makes a schedule of a point.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from autonat.search.coordinates import coordinates_of, schedule_at
-from autonat.search.family import CENTRE, PARAMETERS, RatioShape, parameters_of, schedule_of
+from autonat.search.family import CENTRE, GUIDANCE_BOX, PARAMETERS, SAMPLING_BOX, RatioShape, parameters_of, schedule_of
 from models.schedule import GenerationSchedule, components
 
 
@@ -33,9 +32,9 @@ def family_space(like: GenerationSchedule, ratio_shape: RatioShape) -> Space:
 # The box of the full space, in the coordinates of ``autonat.search.coordinates``.
 BOX: dict[str, tuple[float, float]] = {
     "mask_ratios": (-4.0, 4.0),
-    "sampling_temperatures": (math.log(0.3), math.log(3.0)),
+    "sampling_temperatures": SAMPLING_BOX,
     "choice_temperatures": (0.0, 6.0),
-    "guidance_scales": (-0.3, 4.0),
+    "guidance_scales": GUIDANCE_BOX,
 }
 
 
