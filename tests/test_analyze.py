@@ -77,14 +77,18 @@ def test_what_all_share_is_no_error_of_a_difference(rows):
 
 
 @pytest.mark.parametrize(
-    ("gaps", "answer"),
-    [((1.0, 1.0), "holds here"), ((1.0, 0.1), "is not decided here"), ((1.0, -1.0), "does not hold here")],
+    ("gaps", "answer", "second"),
+    [
+        ((1.0, 1.0), "holds here", "+1.00 +- 0.10, decided"),
+        ((1.0, 0.1), "is not decided here", "+0.10 +- 0.10, open"),
+        ((1.0, -1.0), "does not hold here", "-1.00 +- 0.10, decided"),
+    ],
 )
-def test_verdicts(gaps, answer):
+def test_verdicts(gaps, answer, second):
     spread = 0.1 * math.sqrt(19)  # of 20 blocks whose mean has an error of 0.1
     steps = [("a - b", measured([[gap - spread, gap + spread] * 10] * 2)) for gap in gaps]
     said = verdict("The paper says so", steps)
-    assert said.startswith(f"The paper says so: {answer} (a - b +1.00 +- 0.10; ")
+    assert said.startswith(f"The paper says so: {answer} (a - b +1.00 +- 0.10, decided; a - b {second}; ")
 
 
 @pytest.mark.parametrize(("trainings", "answer"), [(2, "is not decided here"), (4, "holds here")])

@@ -110,7 +110,8 @@ def verdict(claim: str, steps: Sequence[tuple[str, Measured]]) -> str:
     texts = []
     for text, difference in steps:
         digits = decimals_of(difference.error)
-        texts.append(f"{text} {difference.mean:+.{digits}f} +- {difference.error:.{digits}f}")
+        decided = "decided" if abs(difference.mean) > difference.margin else "open"
+        texts.append(f"{text} {difference.mean:+.{digits}f} +- {difference.error:.{digits}f}, {decided}")
     against = any(difference.mean < -difference.margin for _, difference in steps)
     for_it = all(difference.mean > difference.margin for _, difference in steps)
     answer = "does not hold here" if against else "holds here" if for_it else "is not decided here"
