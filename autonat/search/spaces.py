@@ -44,8 +44,10 @@ def full_space(start: GenerationSchedule) -> Space:
     here = coordinates_of(start)
     families = [BOX[family] for family, _ in components(start.num_steps)]
     boxes = [(min(low, value), max(high, value)) for value, (low, high) in zip(here, families, strict=True)]
-    return Space(
-        dict(zip(names, boxes, strict=True)),
-        dict(zip(names, here, strict=True)),
-        lambda point: schedule_at([point[name] for name in names], start),
-    )
+
+    def schedule(point: dict[str, float]) -> GenerationSchedule:
+        coordinates = [point[name] for name in names]
+        # To the bit, so that a search that goes back to its start is known to have done so.
+        return start if coordinates == here else schedule_at(coordinates, start)
+
+    return Space(dict(zip(names, boxes, strict=True)), dict(zip(names, here, strict=True)), schedule)
