@@ -11,6 +11,9 @@ COLUMNS = (
     ("recall", "recall", False, 3),
 )
 
+# A pair whose recall is below this share of the baseline's is remarked upon.
+LOST_VARIETY = 0.5
+
 
 def headings(summary: dict[str, Any]) -> list[str]:
     """Columns that a study's summary has numbers for."""
@@ -40,6 +43,22 @@ def caption(summary: dict[str, Any]) -> str:
     if entry["kid_subset_images"]:
         text += f", KID in subsets of {entry['kid_subset_images']:,}"
     return text + "; their +- is the deviation over subsets or splits."
+
+
+def variety_line(summary: dict[str, Any] | None) -> str | None:
+    """A sentence where a tuned pair's recall is less than half the baseline's; None without that, or without recall.
+
+    A distance can fall by painting each class's typical picture again and again, which recall tells and it does not.
+    """
+    metrics = (summary or {}).get("metrics") or {}
+    recalls = {pair: entry["values"].get("recall") for pair, entry in metrics.items()}
+    before, after = recalls.get("baseline"), recalls.get("tuned")
+    if before is None or after is None or after >= LOST_VARIETY * before:
+        return None
+    return (
+        f"Recall fell from {before:.3f} to {after:.3f}: the tuned pair's distance may have been bought with variety. "
+        "Look at its samples before using it."
+    )
 
 
 def _present(summary: dict[str, Any]) -> list[tuple[str, str, bool, int]]:

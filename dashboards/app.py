@@ -117,7 +117,7 @@ class Dashboard:
             metrics = frames.further_metrics_frame(self.engine, choice.study)
             if name == "state":
                 return pages.facts(rows.iloc[0], summary.iloc[:0], metrics)
-            return pages.facts(rows.iloc[0], summary, metrics, frames.seed_gap(self.engine, choice.study))
+            return pages.facts(rows.iloc[0], summary, metrics, frames.remarks(self.engine, choice.study))
         if name == "decisions":
             return pages.decisions(frames.decisions_frame(self.engine, choice.study))
         tasks = progress_frames.tasks_frame(self.engine, choice.study)

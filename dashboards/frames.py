@@ -15,7 +15,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from autonat.importance import importance
-from autonat.metric_columns import COLUMNS
+from autonat.metric_columns import COLUMNS, variety_line
 from autonat.phases import is_front
 from autonat.seed_gap import gap_line
 from autonat.storage.ownership import is_driven
@@ -716,10 +716,12 @@ def decisions_frame(engine: sa.Engine, study: str) -> pd.DataFrame:
     return as_frame(found, DECISION_COLUMNS)
 
 
-def seed_gap(engine: sa.Engine, study: str) -> str | None:
-    """Held-out against search-time distance in a sentence, where the study has a summary with it."""
-    line = gap_line(summary_of(find_study(engine, study)))
-    return line and line.replace("+-", "±")
+def remarks(engine: sa.Engine, study: str) -> str | None:
+    """What is to be said of a study's outcome, as far as it has a summary: held-out against search-time distance, and
+    whether variety was lost."""
+    summary = summary_of(find_study(engine, study))
+    lines = [line for line in (gap_line(summary), variety_line(summary)) if line is not None]
+    return " ".join(lines).replace("+-", "±") or None
 
 
 def summary_frame(engine: sa.Engine, study: str, evaluations: pd.DataFrame | None = None) -> pd.DataFrame:

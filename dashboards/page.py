@@ -103,8 +103,8 @@ images to real training images. The ratio is to the baseline.{% if not study.sum
 {% if further_caption %}
 <p class="soft">{{ further_caption }}</p>
 {% endif %}
-{% if seed_gap %}
-<p class="soft">{{ seed_gap }}</p>
+{% if remarks %}
+<p class="soft">{{ remarks }}</p>
 {% endif %}
 {% else %}
 <p>Nothing has been measured on held-out seeds yet.</p>

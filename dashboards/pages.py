@@ -275,7 +275,7 @@ def state(name: str) -> html.Span:
     return html.Span(name, className=f"state {name}")
 
 
-def facts(row: pd.Series, summary: pd.DataFrame, metrics: pd.DataFrame, seed_gap: str | None = None) -> list[Any]:
+def facts(row: pd.Series, summary: pd.DataFrame, metrics: pd.DataFrame, remarks: str | None = None) -> list[Any]:
     """The head of a study's page: its state, what it cost, and the held-out outcome (where `summary` has one) with its
     further metrics and its gap to what the search measured."""
     parts: list[Any] = [
@@ -309,8 +309,8 @@ def facts(row: pd.Series, summary: pd.DataFrame, metrics: pd.DataFrame, seed_gap
         metric = row["metric"] if pd.notna(row["metric"]) else "distance"
         told = f"Held-out, ± one standard error, lower is better. {caption}"
         parts.append(table(("", metric, "images", "ratio", *names), rows, told))
-    if seed_gap:
-        parts.append(html.P(seed_gap))
+    if remarks:
+        parts.append(html.P(remarks))
     return parts
 
 

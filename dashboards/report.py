@@ -69,7 +69,7 @@ def render(store: Store, name: str, grids: list[tuple[str, bytes]]) -> str:
         further_cells=further_cells,
         further_caption=further_caption,
         missing=texts.MISSING,
-        seed_gap=frames.seed_gap(engine, name),
+        remarks=frames.remarks(engine, name),
         schedule=_schedule_table(frames.schedules_frame(engine, name)),
         decisions=_records(frames.decisions_frame(engine, name)),
         sections=sections,

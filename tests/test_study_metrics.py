@@ -24,6 +24,7 @@ from autonat.execution.simulated import SimulatedLandscape
 from autonat.execution.tasks import EvaluationTask, MetricsTask
 from autonat.execution.worker import Worker
 from autonat.memo import Memo
+from autonat.metric_columns import variety_line
 from autonat.orchestrator import run_program
 from autonat.plan import plan
 from autonat.search.alternation import alternate, start_of
@@ -324,3 +325,38 @@ def test_inception_gives_logits_and_features(tmp_path):
     plain = metric_block(Painter(), features, None, block, ["kid"])
     assert torch.equal(found.features_BD, plain.features_BD)
     assert tuple(found.logits_BC.shape) == (2, 1008)
+
+
+def with_recall(baseline, tuned):
+    """A summary's metrics, where both pairs have a recall."""
+    return {"metrics": {"baseline": {"values": {"recall": baseline}}, "tuned": {"values": {"recall": tuned}}}}
+
+
+@pytest.mark.parametrize(("baseline", "tuned", "is_said"), [(0.1, 0.049, True), (0.1, 0.051, False), (0.0, 0.0, False)])
+def test_lost_variety_is_said(baseline, tuned, is_said):
+    said = variety_line(with_recall(baseline, tuned))
+    assert (said is not None) == is_said
+    if is_said:
+        assert said.startswith("Recall fell from 0.100 to 0.049: ")
+
+
+@pytest.mark.parametrize(
+    "summary", [None, {}, {"metrics": None}, {"metrics": {"tuned": {"values": {"precision": 1.0}}}}]
+)
+def test_without_recall_nothing_is_said_of_variety(summary):
+    assert variety_line(summary) is None
+
+
+def test_lost_variety_is_said_wherever_a_summary_is_seen(folder, tmp_path):
+    database, report = folder / "whole.db", tmp_path / "lost.html"
+    whole = summary_of(database)
+    lost = json.loads(json.dumps(whole))
+    lost["metrics"]["baseline"]["values"]["recall"] = 0.5
+    lost["metrics"]["tuned"]["values"]["recall"] = 0.125
+    try:
+        query(database, "UPDATE studies SET summary = ? WHERE name = 'tiny'", json.dumps(lost))
+        run_ok("report", "tiny", "--db", database, "--to", report)
+        seen = (run_ok("show", "tiny", "--db", database), report.read_text(encoding="utf-8"))
+    finally:
+        query(database, "UPDATE studies SET summary = ? WHERE name = 'tiny'", json.dumps(whole))
+    assert all("Recall fell from 0.500 to 0.125" in " ".join(text.split()) for text in seen)

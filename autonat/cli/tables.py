@@ -56,9 +56,9 @@ def summary_table(name: str, summary: dict[str, Any], seconds: float) -> Any:
     if summary.get("front_left_out"):  # not in summaries of earlier versions
         steps = ", ".join(map(str, summary["front_left_out"]))
         table.caption += f"\nNot tuned, as the images had been spent by then: T = {steps}."
-    line = gap_line(summary)
-    if line is not None:
-        table.caption += f"\n{line}"
+    for line in (gap_line(summary), metric_columns.variety_line(summary)):
+        if line is not None:
+            table.caption += f"\n{line}"
     return table
 
 
