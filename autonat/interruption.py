@@ -24,16 +24,18 @@ class Interruption:
         self._again: threading.Timer | None = None
         self._ended = False
         self._previous: dict[int, Any] = {}
+        self._entered_from: FrameType | None = None
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
+            self._entered_from = sys._getframe(1)
             self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._dropped
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._ended = True
+        self._ended, self._entered_from = True, None
         if self._again is not None:
             self._again.cancel()
             self._again.join()
@@ -49,7 +51,7 @@ class Interruption:
         if self._ended:
             return
         self.asked = number
-        if _importing(frame):
+        if self._is_importing(frame):
             self._send_again(number)
         else:
             raise KeyboardInterrupt
@@ -68,10 +70,10 @@ class Interruption:
         self._again.daemon = True
         self._again.start()
 
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
+    def _is_importing(self, frame: FrameType | None) -> bool:
+        """Whether an import is under way that began within the context: a module may run a study while it is imported."""
+        while frame is not None and frame is not self._entered_from:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                return True
+            frame = frame.f_back
+        return False

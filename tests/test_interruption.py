@@ -37,6 +37,16 @@ def test_a_module_is_imported_to_its_end_and_then_the_signal_comes(number, tmp_p
         sys.modules.pop("slow_to_import", None)
 
 
+def test_a_context_within_an_import_is_interrupted_at_once(tmp_path, monkeypatch):
+    (tmp_path / "runs_a_study.py").write_text(
+        "import signal\nfrom autonat.interruption import Interruption\n"
+        "with Interruption():\n    signal.raise_signal(signal.SIGINT)\n    raise AssertionError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import runs_a_study  # noqa: F401
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_what_a_destructor_drops_comes_again_and_nothing_is_printed(number, capsys):
     class Dropping:
