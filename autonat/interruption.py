@@ -71,7 +71,7 @@ class Interruption:
         self._again.start()
 
     def _is_importing(self, frame: FrameType | None) -> bool:
-        """Whether an import is under way that began within the context: a module may run a study while it is imported."""
+        """Whether an import that began within the context is under way; one around it is a module that runs a study."""
         while frame is not None and frame is not self._entered_from:
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 return True
