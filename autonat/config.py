@@ -106,7 +106,7 @@ def _not_finite(value: Any, where: str) -> list[str]:
 
 
 PhaseName = Literal["schedule", "mask_ratio"]
-MetricName = Literal["fid", "isc", "kid", "kid_rbf", "prc"]  # models.metrics.METRICS
+MetricName = Literal["fid", "isc", "kid", "kid_rbf", "prc", "variety"]  # models.metrics.METRICS
 
 
 class Recipe(Strict):
@@ -140,6 +140,9 @@ class Recipe(Strict):
     budget_images: int | None = Field(None, ge=1)
     held_out_images: int = 10_000
     metrics: tuple[MetricName, ...] = ()
+    # Searches count a pair as farther than measured whose images vary less within a class than this share of what the
+    # study began with.
+    keep_variety: float | None = Field(None, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -196,7 +199,9 @@ class Recipe(Strict):
             raise ValueError("metrics names one twice")
         for name in {"fid", "isc"} & set(self.metrics):
             if not isinstance(self.features, InceptionConfig):
-                raise ValueError(f"metrics: {name} needs Inception; other features have kid, kid_rbf and prc")
+                raise ValueError(f"metrics: {name} needs Inception; other features have kid, kid_rbf, prc and variety")
+        if self.keep_variety is not None and isinstance(self.search, OfficialSearch):
+            raise ValueError("keep_variety is for other searches: the published one looks at the distance alone")
         if isinstance(self.data, TokenData) == isinstance(self.features, ClassifierConfig):
             raise ValueError(
                 "data in files is measured with features.kind inception or network, the digits with a classifier"
@@ -233,11 +238,29 @@ class Recipe(Strict):
                 counts[f"{where}.descent.images"] = search.descent.images
                 others = self.front if search is (self.later_search or self.search) else ()
                 self._check_descent(f"{where}.descent", search.descent, [self.schedule.num_steps, *others])
+        if self.keep_variety is not None:
+            for where, search in (("search", self.search), ("later_search", self.later_search)):
+                self._check_variety(where, search, num_classes)
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
         if num_classes <= self.block_size and self.block_size % num_classes:
             raise ValueError(f"block_size {self.block_size} must be a multiple of the {num_classes} classes")
+
+    def _check_variety(self, where: str, search: AnySearch | None, num_classes: int) -> None:
+        """Every evaluation needs two images of each class."""
+        if search is None or isinstance(search, OfficialSearch):
+            return
+        counts = {"confirmation_images // 4": search.confirmation_images // 4}
+        if not isinstance(search, StagedSearch):
+            counts["images"] = search.images
+        elif search.warm_start is not None:
+            counts["warm_start.images"] = search.warm_start.images
+        for name, count in counts.items():
+            if max(count, 2 * self.block_size) < 2 * num_classes:
+                raise ValueError(
+                    f"keep_variety needs two images of each of {num_classes} classes, {where}.{name} is {count}"
+                )
 
     def _check_descent(self, where: str, descent: Descent, numbers_of_steps: list[int]) -> None:
         """A population's pairs must outnumber the values they tell apart, and pairs lie in one block."""
@@ -293,7 +316,10 @@ class Recipe(Strict):
 
     def _check_reference(self) -> None:
         """Raises UserError where metrics need single real images and the reference file has statistics alone."""
-        if isinstance(self.features, ClassifierConfig) or not {"kid", "kid_rbf", "prc"} & set(self.metrics):
+        from models.metrics import WITH_REAL_IMAGES
+
+        wanted = [name for name in self.metrics if name in WITH_REAL_IMAGES]
+        if isinstance(self.features, ClassifierConfig) or not wanted:
             return
         from models.inception import InceptionFeatures
         from models.statistics_files import StatisticsError, read_statistics
@@ -306,7 +332,7 @@ class Recipe(Strict):
         if stored.features is None:
             raise UserError(
                 f"features.reference: {self.features.reference.path} has no single images' features, which "
-                f"{', '.join(name for name in self.metrics if name not in ('fid', 'isc'))} need: "
+                f"{', '.join(wanted)} need: "
                 "`autonat statistics --keep 10000` keeps some"
             )
 

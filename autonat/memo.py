@@ -53,6 +53,7 @@ from autonat.storage.store import Store
 from models.feature_change import Change
 from models.frechet import Influence, Reference, Statistics, accumulate, merge_all, standard_error
 from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
+from models.metrics import WITH_REAL_IMAGES
 from models.population import PerturbedBlock, ratio_columns, regress
 
 Say = Callable[[str], None]
@@ -81,6 +82,7 @@ class Memo:
         self.computed: dict[str, int] = {}
         self._verified: set[str] = set()
         self._references: dict[str, Reference] = {}
+        self._real: dict[MetricSpec, Tensor] = {}  # features of single real images
         self._partials = Partials(store.artifacts)
         self._ledger: Ledger | None = None
 
@@ -321,11 +323,9 @@ class Memo:
         def carries(spec: MetricsSpec) -> bool:
             return carried.get(spec.evaluation) is spec
 
-        real: dict[MetricSpec, Tensor] = {}
+        real = {spec: self._real_images(spec) for spec in specs}
         for features in {spec.features for spec in specs}:
             self._reference(features)
-            for _, rows_MD, _ in self._perform([RealFeaturesTask(features)]):
-                real[features] = rows_MD
 
         def keep(spec: MetricsSpec, task: Any, block: MetricBlock) -> tuple[MetricBlock, Statistics | None]:
             if block.for_distance is None:
@@ -337,16 +337,17 @@ class Memo:
             blocks = [block for block, _ in kept]
             if carries(spec):
                 self._finish_evaluation(spec.evaluation, [statistics for _, statistics in kept], seconds)
-            rows_MD = real[spec.features]
+            rows_MD = real[spec]
             sampled = sum(len(block.features_BD) for block in blocks)
+            compared = 0 if rows_MD is None else len(rows_MD)
             metrics = Metrics(
                 values=merged_metrics(spec.names, blocks, rows_MD),
                 metric=spec.features.metric,
                 seed=spec.seed,
                 num_images=spec.num_images,
                 sampled_images=sampled,
-                reference_images=len(rows_MD),
-                kid_subset_images=kid_subset_images(spec.names, sampled, len(rows_MD)),
+                reference_images=compared,
+                kid_subset_images=kid_subset_images(spec.names, sampled, compared),
             )
             self._record(spec, metrics, *((0.0, None, 0) if carries(spec) else (seconds,)))
 
@@ -354,6 +355,15 @@ class Memo:
             (spec, [MetricsTask(spec, block, carries(spec)) for block in range(spec.num_blocks)]) for spec in specs
         ]
         self._by_spec(groups, finish, keep)
+
+    def _real_images(self, spec: MetricsSpec) -> Tensor | None:
+        """Features of single real images [M, D] for metrics that compare with them; None for others."""
+        if WITH_REAL_IMAGES.isdisjoint(spec.names):
+            return None
+        if spec.features not in self._real:
+            for _, rows_MD, _ in self._perform([RealFeaturesTask(spec.features)]):
+                self._real[spec.features] = rows_MD
+        return self._real[spec.features]
 
     def _compare_features(self, specs: Sequence[FeatureChangeSpec]) -> None:
         def finish(spec: FeatureChangeSpec, blocks: list[list[Change]], seconds: float) -> None:

@@ -9,10 +9,11 @@ COLUMNS = (
     ("KID, Gaussian", "kernel_inception_distance_rbf", True, 5),
     ("precision", "precision", False, 3),
     ("recall", "recall", False, 3),
+    ("variety", "within_class_variance", False, 2),
 )
 
-# A pair whose recall is below this share of the baseline's is remarked upon.
-LOST_VARIETY = 0.5
+# A pair with less than this share of the baseline's variety is remarked upon.
+LOST_VARIETY = 0.9
 
 
 def headings(summary: dict[str, Any]) -> list[str]:
@@ -42,22 +43,25 @@ def caption(summary: dict[str, Any]) -> str:
         text += f" and {entry['reference_images']:,} real images"
     if entry["kid_subset_images"]:
         text += f", KID in subsets of {entry['kid_subset_images']:,}"
+    if "within_class_variance" in entry["values"]:
+        text += ", variety: variance of the features within a class"
     return text + "; their +- is the deviation over subsets or splits."
 
 
 def variety_line(summary: dict[str, Any] | None) -> str | None:
-    """A sentence where a tuned pair's recall is less than half the baseline's; None without that, or without recall.
+    """A sentence where a tuned pair's images vary less within a class than the baseline's; None where they do not, or
+    where it was not measured.
 
-    A distance can fall by painting each class's typical picture again and again, which recall tells and it does not.
+    A distance can fall by painting each class's typical picture again and again, which this tells and it does not.
     """
     metrics = (summary or {}).get("metrics") or {}
-    recalls = {pair: entry["values"].get("recall") for pair, entry in metrics.items()}
-    before, after = recalls.get("baseline"), recalls.get("tuned")
+    varieties = {pair: entry["values"].get("within_class_variance") for pair, entry in metrics.items()}
+    before, after = varieties.get("baseline"), varieties.get("tuned")
     if before is None or after is None or after >= LOST_VARIETY * before:
         return None
     return (
-        f"Recall fell from {before:.3f} to {after:.3f}: the tuned pair's distance may have been bought with variety. "
-        "Look at its samples before using it."
+        f"Variety within classes fell from {before:.3g} to {after:.3g}: the tuned pair's distance may have been bought "
+        "with it. Look at its samples before using it."
     )
 
 

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from autonat.execution.listener import SILENT, Listener
 from autonat.execution.tasks import Task, TrainTask, block_of
 from autonat.search.program import Ask, Decision
-from autonat.specs import Differences, Evaluation, Features, Result, TrainSpec, fingerprint, painted
+from autonat.search.variety import KEY
+from autonat.specs import Differences, Evaluation, Features, Metrics, Result, TrainSpec, fingerprint, painted
 from autonat.storage.artifacts import Artifacts
 from autonat.units import counted
 
@@ -87,6 +88,9 @@ class ProgressReporter:
             self.last = f"distance {best.value:.3f} +- {best.standard_error:.3f}"
             if ask.phase.purpose != "warm start":
                 values = ", ".join(f"{e.value:.3f} +- {e.standard_error:.3f}" for e in evaluations)
+                varieties = [r.values[KEY] for r in results if isinstance(r, Metrics) and KEY in r.values]
+                if len(varieties) >= len(evaluations):  # those of the evaluations come first
+                    values += "; variety " + ", ".join(f"{variety:.3g}" for variety in varieties[: len(evaluations)])
                 self.say(f"  {values}  ({evaluations[0].num_images:,} images each, {self.images:,} so far)")
 
     def decided(self, decision: Decision) -> None:

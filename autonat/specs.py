@@ -182,6 +182,21 @@ class EvaluationSpec(_InBlocks):
     labels: Labels = "balanced"
     compute: Compute = Compute()
 
+    def metrics(self, names: tuple[str, ...]) -> "MetricsSpec":
+        """Metrics of the same images. Raises ValueError for random labels, which metrics do not have."""
+        if self.labels != "balanced":
+            raise ValueError("metrics are of balanced labels")
+        return MetricsSpec(
+            self.training,
+            self.features,
+            self.schedule,
+            self.seed,
+            self.num_images,
+            self.block_size,
+            names,
+            self.compute,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeSpec(_InBlocks):

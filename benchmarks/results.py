@@ -13,7 +13,7 @@ Further arguments of the form key=value change the recipe.
 import argparse
 import json
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from autonat.cli.tables import mask_ratio_label
 from autonat.config import Recipe, load_recipe
 from autonat.execution.choice import ExecutorChoice
 from autonat.memo import Memo
+from autonat.metric_columns import COLUMNS
 from autonat.orchestrator import run_program, run_study
 from autonat.phases import is_front
 from autonat.progress import ProgressReporter
-from autonat.search.program import Laboratory, Pair, Phase, Program
-from autonat.specs import Evaluation
+from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
+from autonat.specs import Evaluation, Metrics
 from autonat.storage.store import Store
 from autonat.study_pairs import schedule_of, study_pairs
 from autonat.units import with_prefix
@@ -46,7 +47,8 @@ FIRST, TUNED = "the recipe's", "the tuned pair's"
 @dataclass(frozen=True)
 class Row:
     """One pair of one seed on held-out images. searched: images that the search spent on the way to it; share: of the
-    distance of the seed's default, MaskGIT's cosine for the recipe's number of steps on the recipe's network."""
+    distance of the seed's default, MaskGIT's cosine for the recipe's number of steps on the recipe's network. metrics:
+    what the recipe's say of the same images, of the default and of what was searched."""
 
     seed: int
     network: str
@@ -56,6 +58,7 @@ class Row:
     searched: int
     evaluation: Evaluation
     share: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -80,6 +83,7 @@ def official_of(recipe: Recipe, images: int) -> Recipe:
         "later_search": None,
         "front": (),
         "metrics": (),
+        "keep_variety": None,
         "budget_images": images,
     }
     return Recipe.model_validate({**recipe.model_dump(), **changes})
@@ -118,17 +122,22 @@ def pairs_to_measure(
 
 
 def measured(
-    lab: Laboratory, listed: list[tuple[str, str, int, Pair]], num_images: int, seed: int
+    lab: Laboratory, listed: list[tuple[str, str, int, Pair]], num_images: int, seed: int, names: tuple[str, ...]
 ) -> Program[tuple[Row, ...]]:
-    """The rows of one seed."""
+    """The rows of one seed. names: of the metrics."""
     held_out = lab.seed_for("held-out")
-    evaluations = yield from lab.evaluate(
-        Phase("held-out", 0, "results"), [lab.evaluation(pair, num_images, held_out) for *_, pair in listed]
-    )
+    specs = [lab.evaluation(pair, num_images, held_out) for *_, pair in listed]
+    searched = [number for number, (_, _, images, _) in enumerate(listed) if names and (images or number == 0)]
+    asked = [specs[number].metrics(names) for number in searched]
+    results = yield Ask(Phase("held-out", 0, "results"), (*specs, *asked))
+    assert results is not None
+    evaluations = [result for result in results if isinstance(result, Evaluation)]
+    values = [result.values for result in results if isinstance(result, Metrics)]
+    further = dict(zip(searched, values, strict=True))
     return tuple(
         Row(seed, network, words, pair.schedule.num_steps, operations(pair.training.network, pair.schedule), images,
-            evaluation, evaluation.value / evaluations[0].value)
-        for (network, words, images, pair), evaluation in zip(listed, evaluations, strict=True)
+            evaluation, evaluation.value / evaluations[0].value, further.get(number, {}))
+        for number, ((network, words, images, pair), evaluation) in enumerate(zip(listed, evaluations, strict=True))
     )  # fmt: skip
 
 
@@ -165,6 +174,27 @@ def table(results: Results) -> str:
     return "\n".join([*lines, "",
         f"{named}, {several(sorted(images), lambda value: f'{value:,}')} held-out images. +-: one standard error, of a "
         f"seed's distance over images, of a mean over seeds. Tuned pair: {found_ratios}."])  # fmt: skip
+
+
+def metrics_table(results: Results) -> str:
+    """A line a row with further metrics; empty without any."""
+    rows = sorted((row for row in results.rows if row.metrics), key=lambda row: (row.seed, row.num_steps))
+    if not rows:
+        return ""
+    columns = [column for column in COLUMNS if all(_key(column) in row.metrics for row in rows)]
+    heading = ["seed", "network", "schedule", "T", "images searched", "distance", *(name for name, *_ in columns)]
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    for row in rows:
+        distance = f"{row.evaluation.value:.2f} +- {row.evaluation.standard_error:.2f}"
+        cells = [str(row.seed), row.network, row.schedule, str(row.num_steps), f"{row.searched:,}", distance]
+        cells += [f"{row.metrics[_key(column)]:.{column[3]}f}" for column in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _key(column: tuple[str, str, bool, int]) -> str:
+    _, key, deviates, _ = column
+    return f"{key}_mean" if deviates else key
 
 
 def with_error(values: list[float]) -> str:
@@ -226,13 +256,14 @@ def main() -> None:
             row = store.study(recipe.name)
             memo.begin(row.id)  # the results belong to the study
             lab, baseline, tuned = study_pairs(row, summary)
+            metrics = tuple(name for name in recipe.metrics if name != "fid")
             listed = pairs_to_measure(baseline, tuned, summary, published, options.steps)
-            rows = run_program(measured(lab, listed, summary["tuned"]["num_images"], seed), memo)
+            rows = run_program(measured(lab, listed, summary["tuned"]["num_images"], seed, metrics), memo)
         label = mask_ratio_label(summary["mask_ratio"])
         results = Results((*results.rows, *rows), (*results.mask_ratios, (seed, label)))
-        console.print(table(results))
+        console.print(table(results) + "\n\n" + metrics_table(results))
     if options.markdown:
-        options.markdown.write_text(table(results) + "\n")
+        options.markdown.write_text("\n\n".join(filter(None, (table(results), metrics_table(results)))) + "\n")
     if options.json:
         options.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
     if options.figure:

@@ -25,11 +25,12 @@ KID_SUBSET_IMAGES = 1000
 @dataclass(frozen=True)
 class MetricBlock:
     """One block's share: float32 features of the block's sampled images [at most B, D], logits [B, C] or none, and
-    where they are asked for what ``evaluate_block`` returns."""
+    where they are asked for what ``evaluate_block`` returns, and the sampled images' labels [at most B]."""
 
     features_BD: Tensor
     logits_BC: Tensor | None
     for_distance: Statistics | Tensor | None = None
+    labels_B: Tensor | None = None
 
 
 def sampled_numbers(num_images: int, capacity: int = SAMPLE_IMAGES) -> Tensor:
@@ -65,7 +66,8 @@ def metric_block(
     sampled = sampled_numbers(block.num_blocks * block.size, capacity)
     rows = sampled[(sampled >= first) & (sampled < first + block.size)] - first
     sample_BD = features_BD[rows.to(features_BD.device)].cpu()
-    return MetricBlock(sample_BD, logits_BC, for_distance(features_BD) if evaluates else None)
+    labels_B = generator.labels(block)[rows.to(generator.device)].cpu() if "variety" in names else None
+    return MetricBlock(sample_BD, logits_BC, for_distance(features_BD) if evaluates else None, labels_B)
 
 
 def kid_subset_images(names: Sequence[str], num_generated: int, num_real: int) -> int:
@@ -75,12 +77,20 @@ def kid_subset_images(names: Sequence[str], num_generated: int, num_real: int) -
 
 
 @torch.inference_mode()
-def merged_metrics(names: Sequence[str], blocks: Sequence[MetricBlock], real_MD: Tensor) -> dict[str, float]:
-    """Values under torch-fidelity's keys. blocks: all of them, in their order. real: features of real images."""
+def merged_metrics(names: Sequence[str], blocks: Sequence[MetricBlock], real_MD: Tensor | None) -> dict[str, float]:
+    """Values under torch-fidelity's keys. blocks: all of them, in their order. real: features of real images, where
+    `names` need them."""
     generated_ND = torch.cat([block.features_BD for block in blocks])
     logits = [block.logits_BC for block in blocks if block.logits_BC is not None]
-    subset = kid_subset_images(names, len(generated_ND), len(real_MD))
-    return report_metrics(names, generated_ND, real_MD, torch.cat(logits) if logits else None, kid_subset_size=subset)
+    labels = [block.labels_B for block in blocks if block.labels_B is not None]
+    return report_metrics(
+        names,
+        generated_ND,
+        real_MD,
+        torch.cat(logits) if logits else None,
+        torch.cat(labels) if labels else None,
+        kid_subset_size=kid_subset_images(names, len(generated_ND), 0 if real_MD is None else len(real_MD)),
+    )
 
 
 @torch.inference_mode()

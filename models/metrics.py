@@ -1,4 +1,4 @@
-"""Scores of generated images from their features: FID, Inception Score, KID, precision and recall.
+"""Scores of generated images from their features: FID, Inception Score, KID, precision and recall, and their variety.
 
 N generated and M real images, D features, C classes. Names and values are torch-fidelity's: given the same features,
 ``torch_fidelity.calculate_metrics`` reports the same keys with the same numbers. FID needs statistics alone; the others
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from models.frechet import Reference, Statistics
 
-METRICS = ("fid", "isc", "kid", "kid_rbf", "prc")
+METRICS = ("fid", "isc", "kid", "kid_rbf", "prc", "variety")
+# Those that compare single images with real ones.
+WITH_REAL_IMAGES = frozenset(("kid", "kid_rbf", "prc"))
 SHUFFLE_SEED = 2020
 
 
@@ -124,6 +126,22 @@ def _share_inside(points: Tensor, manifold: Tensor, neighbours: int, rows: int) 
     return inside / len(points)
 
 
+def within_class_variance(generated_ND: Tensor, labels_N: Tensor) -> float:
+    """Variance of the features within a class, summed over dimensions, in the mean over classes of two images or more.
+
+    It tells whether a class is painted in many ways: a Frechet distance can fall while every class becomes one picture.
+    Equal to half the mean squared distance of two images of a class. Recall is a worse sign, as single odd images make
+    it large (docs/results.md). Raises ValueError where no class has two images.
+    """
+    rows_ND = generated_ND.to(torch.float64)
+    variances = [
+        rows_ND[labels_N == label].var(dim=0).sum() for label in labels_N.unique() if (labels_N == label).sum() > 1
+    ]
+    if not variances:
+        raise ValueError(f"a variance within classes needs two images of one, got {len(labels_N)} of as many classes")
+    return float(torch.stack(variances).mean())
+
+
 def frechet_distance(generated: Statistics, reference: Reference) -> dict[str, float]:
     """FID from statistics. Raises ValueError if the dimensions differ."""
     return {"frechet_inception_distance": reference.distance(generated.mean, generated.covariance)}
@@ -134,6 +152,7 @@ def report_metrics(
     generated_ND: Tensor,
     reference_MD: Tensor | None = None,
     logits_NC: Tensor | None = None,
+    labels_N: Tensor | None = None,
     *,
     generated_statistics: Statistics | None = None,
     reference: Reference | None = None,
@@ -149,6 +168,8 @@ def report_metrics(
     for name in names:
         if name == "isc":
             report |= inception_score(_given(logits_NC, name, "logits"))
+        elif name == "variety":
+            report["within_class_variance"] = within_class_variance(generated_ND, _given(labels_N, name, "labels"))
         elif name == "fid":
             goal = reference or Reference.of(
                 Statistics.of(_given(reference_MD, name, "reference features or statistics"))

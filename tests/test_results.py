@@ -26,6 +26,7 @@ SETTINGS = {
     "beta__retune": None,
     "held_out_images": 2000,
     "front": [2, 4],
+    "keep_variety": 0.9,
 }
 
 
@@ -43,7 +44,7 @@ def one_seed(seed, **changes):
         training = replace(training, mask_ratio=BetaMaskRatio(found["alpha"], found["beta"]))
     tuned = Pair(training, schedule_of(summary["schedule"]))
     listed = results.pairs_to_measure(baseline, tuned, summary, published, [2, 3, 4])
-    rows = run_program(results.measured(lab, listed, 2000, seed), landscape)
+    rows = run_program(results.measured(lab, listed, 2000, seed, ("variety",)), landscape)
     return rows, summary, published
 
 
@@ -55,6 +56,17 @@ def two_seeds():
 def of(rows, *key):
     (row,) = [row for row in rows if row.key == key]
     return row
+
+
+def test_further_metrics_are_of_the_default_and_of_what_was_searched(two_seeds):
+    both = [row for rows, *_ in two_seeds for row in rows]
+    assert {row.schedule for row in both if row.metrics} == {"MaskGIT's cosine", "published search", "tuned"}
+    assert sum(row.schedule == "MaskGIT's cosine" for row in both if row.metrics) == 2
+    lines = results.metrics_table(Results(tuple(both), ())).splitlines()
+    assert lines[0] == "| seed | network | schedule | T | images searched | distance | variety |"
+    assert len(lines) == 2 + sum(bool(row.metrics) for row in both)
+    assert all(line.endswith("| 1.00 |") for line in lines[2:])
+    assert results.metrics_table(Results(tuple(replace(row, metrics={}) for row in both), ())) == ""
 
 
 def test_rows_agree_with_the_studies_that_they_come_from(two_seeds):

@@ -639,7 +639,7 @@ def test_alternation_stops_after_its_rounds_and_without_a_mask_ratio_search():
     assert summary["tuned"] == summary["tuned_schedule"]
 
 
-BUDGETS = [1, 1_000, 4_000, 10_000, 14_000, 20_000, 24_000, 26_000, 30_000, 40_000]
+BUDGETS = [1, 1_000, 4_000, 10_000, 14_000, 20_000, 24_000, 26_000, 30_000, 40_000, 50_000]
 
 
 # What was asked for in one piece when the budget ended, and the confirmations that follow.

@@ -327,23 +327,24 @@ def test_inception_gives_logits_and_features(tmp_path):
     assert tuple(found.logits_BC.shape) == (2, 1008)
 
 
-def with_recall(baseline, tuned):
-    """A summary's metrics, where both pairs have a recall."""
-    return {"metrics": {"baseline": {"values": {"recall": baseline}}, "tuned": {"values": {"recall": tuned}}}}
+def with_variety(baseline, tuned):
+    """A summary's metrics, where both pairs have a variety."""
+    values = {"baseline": baseline, "tuned": tuned}
+    return {"metrics": {pair: {"values": {"within_class_variance": value}} for pair, value in values.items()}}
 
 
-@pytest.mark.parametrize(("baseline", "tuned", "is_said"), [(0.1, 0.049, True), (0.1, 0.051, False), (0.0, 0.0, False)])
+@pytest.mark.parametrize(("baseline", "tuned", "is_said"), [(10.0, 8.9, True), (10.0, 9.1, False), (0.0, 0.0, False)])
 def test_lost_variety_is_said(baseline, tuned, is_said):
-    said = variety_line(with_recall(baseline, tuned))
+    said = variety_line(with_variety(baseline, tuned))
     assert (said is not None) == is_said
     if is_said:
-        assert said.startswith("Recall fell from 0.100 to 0.049: ")
+        assert said.startswith("Variety within classes fell from 10 to 8.9: ")
 
 
 @pytest.mark.parametrize(
     "summary", [None, {}, {"metrics": None}, {"metrics": {"tuned": {"values": {"precision": 1.0}}}}]
 )
-def test_without_recall_nothing_is_said_of_variety(summary):
+def test_without_its_metric_nothing_is_said_of_variety(summary):
     assert variety_line(summary) is None
 
 
@@ -351,12 +352,12 @@ def test_lost_variety_is_said_wherever_a_summary_is_seen(folder, tmp_path):
     database, report = folder / "whole.db", tmp_path / "lost.html"
     whole = summary_of(database)
     lost = json.loads(json.dumps(whole))
-    lost["metrics"]["baseline"]["values"]["recall"] = 0.5
-    lost["metrics"]["tuned"]["values"]["recall"] = 0.125
+    lost["metrics"]["baseline"]["values"]["within_class_variance"] = 0.5
+    lost["metrics"]["tuned"]["values"]["within_class_variance"] = 0.125
     try:
         query(database, "UPDATE studies SET summary = ? WHERE name = 'tiny'", json.dumps(lost))
         run_ok("report", "tiny", "--db", database, "--to", report)
         seen = (run_ok("show", "tiny", "--db", database), report.read_text(encoding="utf-8"))
     finally:
         query(database, "UPDATE studies SET summary = ? WHERE name = 'tiny'", json.dumps(whole))
-    assert all("Recall fell from 0.500 to 0.125" in " ".join(text.split()) for text in seen)
+    assert all("Variety within classes fell from 0.5 to 0.125" in " ".join(text.split()) for text in seen)

@@ -11,6 +11,7 @@ from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
+from autonat.search.variety import Variety
 from autonat.seed_gap import seed_gap
 from autonat.specs import (
     CheckpointSpec,
@@ -22,7 +23,6 @@ from autonat.specs import (
     InceptionSpec,
     Metrics,
     MetricSpec,
-    MetricsSpec,
     TrainSpec,
     derived_seed,
 )
@@ -35,7 +35,12 @@ def start_of(recipe: Recipe) -> tuple[Laboratory, Pair]:
     lab = Laboratory(
         _features(recipe), derived_seed(recipe.seed, "search"), recipe.block_size, recipe.budget_images, recipe.compute
     )
-    return lab, Pair(_generator(recipe), recipe.schedule.build())
+    baseline = Pair(_generator(recipe), recipe.schedule.build())
+    if recipe.keep_variety is not None:
+        lab.variety = Variety(
+            recipe.keep_variety, lambda count: lab.evaluation(baseline, count, lab.seed_for("variety", count))
+        )
+    return lab, baseline
 
 
 def _features(recipe: Recipe) -> MetricSpec:
@@ -118,7 +123,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     gap = None
     if seen is not None:  # a distance of fewer images reads higher, so that it is compared with one of as many
         fresh = lab.evaluation(best, seen.num_images, lab.seed_for("held-out", "gap"))
-        gap = seed_gap(seen, (yield from lab.evaluate(report, [fresh]))[0])
+        gap = seed_gap(seen, (yield from lab.judge(report, [fresh]))[0])
     return {
         "metric": lab.features.metric,
         "baseline": _report(evaluations[0]),
@@ -159,20 +164,10 @@ def _held_out(
     `pairs`, by the summary's names for them; None without any."""
     seed = lab.seed_for("held-out")
     names = tuple(name for name in recipe.metrics if name != "fid")
+    if recipe.keep_variety is not None and "variety" not in names:
+        names += ("variety",)
     evaluations = [lab.evaluation(pair, recipe.held_out_images, seed) for pair in [*pairs, *front]]
-    metrics = [
-        MetricsSpec(
-            pair.training,
-            lab.features,
-            pair.schedule,
-            seed,
-            recipe.held_out_images,
-            recipe.block_size,
-            names,
-            recipe.compute,
-        )
-        for pair in (pairs if names else [])
-    ]
+    metrics = [evaluation.metrics(names) for evaluation in evaluations[: len(pairs)]] if names else []
     results = yield Ask(phase, (*evaluations, *metrics))  # at once, so that the images are painted once
     assert results is not None
     distances = [result for result in results if isinstance(result, Evaluation)]

@@ -161,7 +161,7 @@ class BetaPoints:
 
     def _evaluate(self, pairs: Sequence[Pair]) -> Program[list[Evaluation]]:
         requests = [self.lab.evaluation(pair, self.settings.images, self.seed) for pair in pairs]
-        return (yield from self.lab.evaluate(self.phase.at("line"), requests))
+        return (yield from self.lab.judge(self.phase.at("line"), requests))
 
     def _schedules_for(self, pair: Pair) -> Program[list[Pair]]:
         """A network under the incumbent's schedule, and under the best of a short search where the recipe has one."""

@@ -30,7 +30,7 @@ def black_box(
         for trial in batch:
             point = {name: trial.suggest_float(name, low, high) for name, (low, high) in space.parameters.items()}
             pairs.append(Pair(start.training, space.schedule(point)))
-        evaluations = yield from lab.evaluate(
+        evaluations = yield from lab.judge(
             phase.at("warm start"), [lab.evaluation(pair, settings.images, seed) for pair in pairs]
         )
         for trial, pair, evaluation in zip(batch, pairs, evaluations, strict=True):

@@ -45,7 +45,7 @@ def confirm(
     distinct = [pair for index, pair in enumerate(challengers) if pair not in [incumbent, *challengers[:index]]]
     if not distinct:
         seed = lab.seed_for(*address, "duel", 0)
-        (base,) = yield from lab.evaluate(phase, [lab.evaluation(incumbent, num_images, seed)])
+        (base,) = yield from lab.judge(phase, [lab.evaluation(incumbent, num_images, seed)])
         return Verdict(incumbent, base, 0.0, 0.0)
     challenger = yield from race(lab, phase, distinct, lab.whole_blocks(num_images // 4), address)
     change, error, base, measured = yield from duel(lab, phase, incumbent, challenger, num_images, address)
@@ -62,7 +62,7 @@ def race(
     left, stage = list(pairs), 0
     while len(left) > 1:
         seed = lab.seed_for(*address, "race", stage)
-        results = yield from lab.evaluate(phase, [lab.evaluation(pair, num_images, seed) for pair in left])
+        results = yield from lab.judge(phase, [lab.evaluation(pair, num_images, seed) for pair in left])
         ranked = sorted(range(len(left)), key=lambda index: (results[index].value, index))
         left = [left[index] for index in ranked[: (len(left) + 1) // 2]]
         num_images, stage = 2 * num_images, stage + 1
@@ -87,7 +87,7 @@ def duel(
     while True:
         seed = lab.seed_for(*address, "duel", len(changes))
         specs = [lab.evaluation(pair, num_images, seed) for pair in (incumbent, challenger)]
-        base, measured = yield from lab.evaluate(phase, specs)
+        base, measured = yield from lab.judge(phase, specs)
         change, error = paired_difference(measured, base)
         changes.append(change)
         errors.append(error)

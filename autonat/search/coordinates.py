@@ -1,4 +1,5 @@
-"""The coordinates in which a schedule is moved: logit of ratios, log of sampling temperatures, the rest as it is.
+"""The coordinates in which a schedule is moved: logit of ratios, log of sampling temperatures, log of one more than the
+guidance scale (by which guided logits are scaled: their bold steps grow with it), choice temperatures as they are.
 
 A unit step in each coordinate is about as bold as in any other once divided by its family's scale.
 """
@@ -23,6 +24,8 @@ def to_coordinate(family: str, value: float) -> float:
         return math.log(value / (1 - value))
     if family == "sampling_temperatures":
         return math.log(value)
+    if family == "guidance_scales":
+        return math.log1p(value)
     return value
 
 
@@ -32,6 +35,8 @@ def to_value(family: str, coordinate: float) -> float:
         coordinate = 1 / (1 + math.exp(-max(-30.0, min(30.0, coordinate))))
     elif family == "sampling_temperatures":
         coordinate = math.exp(min(30.0, coordinate))
+    elif family == "guidance_scales":
+        coordinate = math.expm1(min(30.0, coordinate))
     low, high = RANGE[family]
     return min(high, max(low, coordinate))
 

@@ -6,7 +6,7 @@ error for each component, and as many images as the direction needs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autonat.importance import beyond_noise
 from autonat.search.confirm import DECISIVE, duel
@@ -14,7 +14,7 @@ from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search_config import Descent
 from models.probes import Probe
-from models.schedule import GenerationSchedule, components
+from models.schedule import FAMILIES, GenerationSchedule, components
 
 # By how much a difference is widened at a time, and how many times as far the images may get by it as before.
 WIDENING, TOO_WIDE = 2.0, 1.2
@@ -175,6 +175,8 @@ def descend(
     pair = safe = start
     width = _Width.of(settings)
     boldness = 1.0
+    # The gradient is of the distance alone: where variety counts too, its way is looked at once at least.
+    every = settings.check_every or (settings.iterations if lab.variety is not None else 0)
     for iteration in range(settings.iterations):
         if not lab.has_budget():
             break
@@ -209,12 +211,14 @@ def descend(
         coordinates = coordinates_of(schedule)  # what was cut off at the end of its range stays there
         pair = Pair(start.training, schedule)
         way.append(coordinates)
-        if settings.check_every and (iteration + 1) % settings.check_every == 0 and pair != safe:
+        if every and (iteration + 1) % every == 0 and pair != safe:
             images = lab.whole_blocks(settings.images)
-            change, error, _, _ = yield from duel(
-                lab, phase.at("check"), safe, pair, images, (*seed_address, "check", iteration), looks=1
-            )
+            address = (*seed_address, "check", iteration)
+            change, error, _, _ = yield from duel(lab, phase.at("check"), safe, pair, images, address, looks=1)
             if change > DECISIVE * error:  # confirmed worse: back, and more gently
+                if lab.variety is not None:
+                    images = lab.whole_blocks(settings.images // 2)
+                    safe = yield from _part_of_the_way(lab, phase.at("check"), safe, pair, images, address)
                 pair, way = safe, []
                 coordinates = coordinates_of(safe.schedule)
                 momentum = Momentum(len(coordinates), settings)
@@ -226,3 +230,22 @@ def descend(
     tail = way[len(way) // 2 :]
     mean = [math.fsum(column) / len(tail) for column in zip(*tail, strict=True)]
     return [pair, Pair(start.training, schedule_at(mean, start.schedule))]
+
+
+def _part_of_the_way(
+    lab: Laboratory, phase: Phase, safe: Pair, end: Pair, num_images: int, address: tuple[int | str, ...]
+) -> Program[Pair]:
+    """The best of some points on the way from `safe` to an end that was found worse, or `safe` itself.
+
+    The way was downhill, so that mostly the end has lost variety: half of the way may keep it, or the whole of it
+    without the family of values that cost it.
+    """
+    here, there = coordinates_of(safe.schedule), coordinates_of(end.schedule)
+    families = [family for family, _ in components(safe.schedule.num_steps)]
+    points = [[(a + b) / 2 for a, b in zip(here, there, strict=True)]]
+    for left in FAMILIES:
+        points.append([a if family == left else b for a, b, family in zip(here, there, families, strict=True)])
+    pairs = [safe, *(replace(safe, schedule=schedule_at(point, safe.schedule)) for point in points)]
+    seed = lab.seed_for(*address, "part of the way")
+    judged = yield from lab.judge(phase, [lab.evaluation(pair, num_images, seed) for pair in pairs])
+    return pairs[min(range(len(pairs)), key=lambda index: (judged[index].value, index))]

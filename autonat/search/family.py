@@ -1,13 +1,14 @@
 """A family of smooth schedules with 8 parameters: where a search starts, before it moves all 4T - 2 values.
 
 With s = (t+1)/T and s0 = t/(T-1): mask ratios cos(pi/2 s^p)^q, or 1 - F(s) with F a Beta's distribution function;
-temperatures and guidance linear in s0 between their values at the first and the last step.
+temperatures and guidance linear in s0 between their first and last steps, in the descent's coordinates.
 """
 
 import math
 from typing import Literal
 
-from models.schedule import BOUNDS, DecodingRule, GenerationSchedule
+from autonat.search.coordinates import to_coordinate, to_value
+from models.schedule import DecodingRule, GenerationSchedule
 
 RatioShape = Literal["cosine_power", "beta_cdf"]
 
@@ -16,28 +17,31 @@ BETA_PARAMETERS: dict[str, tuple[float, float]] = {"ratio_alpha": (0.3, 5.0), "r
 BETA_CENTRE: dict[str, float] = {"ratio_alpha": 1.7, "ratio_beta": 1.0}
 POWERS = ("ratio_time_power", "ratio_power")
 
-# name: (low, high), the box that is searched.
+# The box that is searched, in coordinates: strong guidance goes with tokens drawn at a high temperature.
+SAMPLING_BOX = (to_coordinate("sampling_temperatures", 0.1), to_coordinate("sampling_temperatures", 4.0))
+CHOICE_BOX = (0.0, 5.0)
+GUIDANCE_BOX = (to_coordinate("guidance_scales", -0.3), to_coordinate("guidance_scales", 8.0))
 PARAMETERS: dict[str, tuple[float, float]] = {
     "ratio_time_power": (0.3, 2.0),
     "ratio_power": (0.4, 3.0),
-    "sampling_temperature_first": (0.4, 1.6),
-    "sampling_temperature_last": (0.4, 1.6),
-    "choice_temperature_first": (0.0, 5.0),
-    "choice_temperature_last": (0.0, 5.0),
-    "guidance_first": (-0.3, 2.5),
-    "guidance_last": (-0.3, 2.5),
+    "sampling_temperature_first": SAMPLING_BOX,
+    "sampling_temperature_last": SAMPLING_BOX,
+    "choice_temperature_first": CHOICE_BOX,
+    "choice_temperature_last": CHOICE_BOX,
+    "guidance_first": GUIDANCE_BOX,
+    "guidance_last": GUIDANCE_BOX,
 }
 
 # Near AutoNAT's initial strategy: cosine ratios, temperature 1, choice noise that fades, guidance that grows.
 CENTRE: dict[str, float] = {
     "ratio_time_power": 1.0,
     "ratio_power": 1.0,
-    "sampling_temperature_first": 1.0,
-    "sampling_temperature_last": 1.0,
+    "sampling_temperature_first": to_coordinate("sampling_temperatures", 1.0),
+    "sampling_temperature_last": to_coordinate("sampling_temperatures", 1.0),
     "choice_temperature_first": 3.0,
     "choice_temperature_last": 1.0,
-    "guidance_first": 0.0,
-    "guidance_last": 1.0,
+    "guidance_first": to_coordinate("guidance_scales", 0.0),
+    "guidance_last": to_coordinate("guidance_scales", 1.0),
 }
 
 
@@ -54,9 +58,10 @@ def schedule_of(
 ) -> GenerationSchedule:
     """The family's schedule of T steps. Raises KeyError for a missing parameter."""
 
-    def line(name: str, length: int) -> tuple[float, ...]:
+    def line(name: str, family: str, length: int) -> tuple[float, ...]:
         first, last = parameters[f"{name}_first"], parameters[f"{name}_last"]
-        return tuple(first + (last - first) * step / max(1, num_steps - 1) for step in range(length))
+        between = (first + (last - first) * step / max(1, num_steps - 1) for step in range(length))
+        return tuple(to_value(family, coordinate) for coordinate in between)
 
     def ratio(step: int) -> float:
         if ratio_shape == "beta_cdf":
@@ -67,11 +72,10 @@ def schedule_of(
         progress = ((step + 1) / num_steps) ** parameters["ratio_time_power"]
         return min(1.0, max(0.0, math.cos(math.pi / 2 * progress))) ** parameters["ratio_power"]
 
-    low, high = BOUNDS["guidance_scales"]
     return GenerationSchedule(
         mask_ratios=tuple(ratio(step) for step in range(num_steps - 1)),
-        sampling_temperatures=line("sampling_temperature", num_steps),
-        choice_temperatures=line("choice_temperature", num_steps - 1),
-        guidance_scales=tuple(min(high, max(low, value)) for value in line("guidance", num_steps)),
+        sampling_temperatures=line("sampling_temperature", "sampling_temperatures", num_steps),
+        choice_temperatures=line("choice_temperature", "choice_temperatures", num_steps - 1),
+        guidance_scales=line("guidance", "guidance_scales", num_steps),
         rule=rule,
     )

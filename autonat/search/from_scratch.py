@@ -30,7 +30,7 @@ def adopt_from_scratch(
     yield from lab.train(phase.at("training"), [training])
     pair = replace(winner.pair, training=training)
     seen = winner.evaluation
-    (again,) = yield from lab.evaluate(
+    (again,) = yield from lab.judge(
         phase.at("bias of the warm start"), [lab.evaluation(pair, seen.num_images, seen.seed)]
     )
     bias, bias_error = paired_difference(seen, again)

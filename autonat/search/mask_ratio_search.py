@@ -30,7 +30,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
     points = BetaPoints(lab, phase, incumbent, settings)
     start = incumbent.mask_ratio
     base_request = lab.evaluation(incumbent, settings.images, points.seed)
-    (base,) = yield from lab.evaluate(phase.at("line"), [base_request])
+    (base,) = yield from lab.judge(phase.at("line"), [base_request])
     centre = start if isinstance(start, BetaMaskRatio) else BetaMaskRatio(settings.start_alpha, settings.start_beta)
     if centre == start and settings.warm_start is None:
         yield from points.judge_incumbent(base)

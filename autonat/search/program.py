@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from autonat.search.variety import Variety
 from autonat.specs import (
     Changes,
     Compute,
@@ -105,7 +106,7 @@ class Laboratory:
     """Turns a search's wishes into specs and counts the images and trainings they cost.
 
     The count is of what was asked for, recorded or not, so a resumed study takes the same turns. cost: images that
-    are generated for a spec.
+    are generated for a spec. variety: what searches have to keep of it; None: they look at the distance alone.
     """
 
     features: MetricSpec
@@ -116,6 +117,7 @@ class Laboratory:
     spent_images: int = 0
     trained: set[TrainSpec] = field(default_factory=set)
     cost: Callable[[Any], int] = _images_of
+    variety: Variety | None = None
 
     def whole_blocks(self, num_images: int) -> int:
         """The largest number of whole blocks' images up to `num_images`, at least two blocks'."""
@@ -146,6 +148,16 @@ class Laboratory:
         evaluations = [result for result in results if isinstance(result, Evaluation)]
         assert len(evaluations) == len(specs)
         return evaluations
+
+    def judge(self, phase: Phase, specs: Sequence[EvaluationSpec]) -> Program[list[Evaluation]]:
+        """Evaluations as a search counts them: farther than they were measured where variety is lacking."""
+        if self.variety is None:
+            return (yield from self.evaluate(phase, specs))
+        metrics = self.variety.metrics(specs)
+        self.spent_images += sum(self.cost(spec) for spec in metrics)  # the evaluations are of the same images
+        results = yield Ask(phase, (*specs, *metrics))
+        assert results is not None
+        return self.variety.judge(results, len(specs))
 
     def probe(self, phase: Phase, pair: Pair, probes: Sequence[Probe], num_images: int, seed: int) -> Program[Any]:
         spec = ProbeSpec(

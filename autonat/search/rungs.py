@@ -46,7 +46,7 @@ class Rungs:
                 break
             partial = [replace(pair, training=_until(pair, step)) for pair in left]
             yield from self.lab.train(self.phase.at(f"training to step {step}"), [_until(pair, step) for pair in left])
-            evaluations = yield from self.lab.evaluate(
+            evaluations = yield from self.lab.judge(
                 self.phase.at(f"rung at step {step}"),
                 [self.lab.evaluation(pair, self.num_images, self.seed) for pair in partial],
             )

@@ -3,12 +3,11 @@
 A space names its parameters with their ranges, says where to begin, and makes a schedule of a point.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from autonat.search.coordinates import coordinates_of, schedule_at
-from autonat.search.family import CENTRE, PARAMETERS, RatioShape, parameters_of, schedule_of
+from autonat.search.family import CENTRE, GUIDANCE_BOX, PARAMETERS, SAMPLING_BOX, RatioShape, parameters_of, schedule_of
 from models.schedule import GenerationSchedule, components
 
 
@@ -33,9 +32,9 @@ def family_space(like: GenerationSchedule, ratio_shape: RatioShape) -> Space:
 # The box of the full space, in the coordinates of ``autonat.search.coordinates``.
 BOX: dict[str, tuple[float, float]] = {
     "mask_ratios": (-4.0, 4.0),
-    "sampling_temperatures": (math.log(0.3), math.log(3.0)),
+    "sampling_temperatures": SAMPLING_BOX,
     "choice_temperatures": (0.0, 6.0),
-    "guidance_scales": (-0.3, 4.0),
+    "guidance_scales": GUIDANCE_BOX,
 }
 
 
@@ -45,8 +44,10 @@ def full_space(start: GenerationSchedule) -> Space:
     here = coordinates_of(start)
     families = [BOX[family] for family, _ in components(start.num_steps)]
     boxes = [(min(low, value), max(high, value)) for value, (low, high) in zip(here, families, strict=True)]
-    return Space(
-        dict(zip(names, boxes, strict=True)),
-        dict(zip(names, here, strict=True)),
-        lambda point: schedule_at([point[name] for name in names], start),
-    )
+
+    def schedule(point: dict[str, float]) -> GenerationSchedule:
+        coordinates = [point[name] for name in names]
+        # To the bit, so that a search that goes back to its start is known to have done so.
+        return start if coordinates == here else schedule_at(coordinates, start)
+
+    return Space(dict(zip(names, boxes, strict=True)), dict(zip(names, here, strict=True)), schedule)

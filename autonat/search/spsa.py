@@ -31,7 +31,7 @@ def spsa(
             for side in (1.0, -1.0)
         ]  # fmt: skip
         seed = lab.seed_for(*address, "spsa", iteration)
-        up, down = yield from lab.evaluate(
+        up, down = yield from lab.judge(
             phase.at("gradient"), [lab.evaluation(end, settings.images, seed) for end in ends]
         )
         slope = (up.value - down.value) / (2 * width)
