@@ -238,28 +238,32 @@ class Recipe(Strict):
                 counts[f"{where}.descent.images"] = search.descent.images
                 others = self.front if search is (self.later_search or self.search) else ()
                 self._check_descent(f"{where}.descent", search.descent, [self.schedule.num_steps, *others])
-        if self.keep_variety is not None:
-            for where, search in (("search", self.search), ("later_search", self.later_search)):
-                self._check_variety(where, search, num_classes)
+        self._check_variety(counts, num_classes)
         for name, count in counts.items():
             if count < 2 * self.block_size or count % self.block_size:
                 raise ValueError(f"{name} = {count} must be a multiple of block_size {self.block_size}, at least two")
         if num_classes <= self.block_size and self.block_size % num_classes:
             raise ValueError(f"block_size {self.block_size} must be a multiple of the {num_classes} classes")
 
-    def _check_variety(self, where: str, search: AnySearch | None, num_classes: int) -> None:
-        """Every evaluation needs two images of each class."""
-        if search is None or isinstance(search, OfficialSearch):
-            return
-        counts = {"confirmation_images // 4": search.confirmation_images // 4}
-        if not isinstance(search, StagedSearch):
-            counts["images"] = search.images
-        elif search.warm_start is not None:
-            counts["warm_start.images"] = search.warm_start.images
-        for name, count in counts.items():
-            if max(count, 2 * self.block_size) < 2 * num_classes:
+    def _check_variety(self, counts: dict[str, int], num_classes: int) -> None:
+        """What is measured for its variety needs two images of each class. Races, some checks and duels begin with a
+        part of the images."""
+        needing = {}
+        if self.keep_variety is not None:
+            if "schedule" not in self.phases:
+                counts = {name: count for name, count in counts.items() if "search" not in name}
+            parts = {"confirmation_images": 4, "descent.images": 2, "beta.images": 2}
+            for name, count in counts.items():
+                divisor = next((parts[end] for end in parts if name.endswith(end)), 1)
+                needing[name] = max(count // divisor, 2 * self.block_size)
+        if self.keep_variety is not None or "variety" in self.metrics:
+            from models.metric_blocks import SAMPLE_IMAGES
+
+            needing["held_out_images"] = min(self.held_out_images, SAMPLE_IMAGES)
+        for name, count in needing.items():
+            if count < 2 * num_classes:
                 raise ValueError(
-                    f"keep_variety needs two images of each of {num_classes} classes, {where}.{name} is {count}"
+                    f"variety needs two images of each of {num_classes:,} classes, and {name} leaves {count:,}"
                 )
 
     def _check_descent(self, where: str, descent: Descent, numbers_of_steps: list[int]) -> None:

@@ -52,7 +52,7 @@ from autonat.specs import (
 from autonat.storage.store import Store
 from models.feature_change import Change
 from models.frechet import Influence, Reference, Statistics, accumulate, merge_all, standard_error
-from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics
+from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics, variety_shares
 from models.metrics import WITH_REAL_IMAGES
 from models.population import PerturbedBlock, ratio_columns, regress
 
@@ -342,6 +342,7 @@ class Memo:
             compared = 0 if rows_MD is None else len(rows_MD)
             metrics = Metrics(
                 values=merged_metrics(spec.names, blocks, rows_MD),
+                variety_shares=variety_shares(blocks),
                 metric=spec.features.metric,
                 seed=spec.seed,
                 num_images=spec.num_images,

@@ -12,8 +12,10 @@ COLUMNS = (
     ("variety", "within_class_variance", False, 2),
 )
 
-# A pair with less than this share of the baseline's variety is remarked upon.
+# A pair with less than this share of the baseline's variety is remarked upon, unless the recipe has a share of its own.
 LOST_VARIETY = 0.9
+# The error of a held-out variety, about: what is within it of the share has kept it.
+MARGIN = 0.01
 
 
 def headings(summary: dict[str, Any]) -> list[str]:
@@ -57,7 +59,8 @@ def variety_line(summary: dict[str, Any] | None) -> str | None:
     metrics = (summary or {}).get("metrics") or {}
     varieties = {pair: entry["values"].get("within_class_variance") for pair, entry in metrics.items()}
     before, after = varieties.get("baseline"), varieties.get("tuned")
-    if before is None or after is None or after >= LOST_VARIETY * before:
+    share = (summary or {}).get("keep_variety") or LOST_VARIETY
+    if before is None or after is None or after >= (share - MARGIN) * before:
         return None
     return (
         f"Variety within classes fell from {before:.3g} to {after:.3g}: the tuned pair's distance may have been bought "

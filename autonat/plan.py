@@ -74,7 +74,7 @@ def plan(recipe: Recipe, workers: int) -> Plan:
         seconds = _seconds(recipe, workers, sum(trainings.values()), passes)
     return Plan(
         trainings=len(trainings),
-        evaluations=len(measured) - len(gradients),
+        evaluations=len(painted(measured)) - len(gradients),
         gradients=len(gradients),
         images=sum(spec.images for spec in painted(asked.values())),
         forward_passes=passes,

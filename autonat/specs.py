@@ -342,6 +342,13 @@ def fingerprint_of_whole(recorded: str) -> str | None:
     return None if data.get("until_step") is None else _name("TrainSpec", {**data, "until_step": None})
 
 
+def fingerprint_of_evaluation(recorded: str) -> str:
+    """The fingerprint of the evaluation of the images that recorded metrics (a MetricsSpec's JSON) are of."""
+    data = json.loads(recorded)
+    del data["names"]
+    return _name("EvaluationSpec", {**data, "labels": "balanced"})
+
+
 def _name(kind: str, data: dict[str, Any]) -> str:
     numerics = max(NUMERICS_VERSION, NUMERICS_OF_KINDS.get(kind, 0))
     content = {"kind": kind, "numerics": numerics, "spec": _without_places(data)}
@@ -450,10 +457,11 @@ class Differences:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Further metrics of one sample, under torch-fidelity's keys.
+    """Further metrics of one sample, under torch-fidelity's keys where it has them.
 
     num_images: generated, all of which the Inception Score reads. sampled_images: of these, whose features stand for
     them in KID and precision/recall, beside `reference_images` real ones. kid_subset_images: in one of KID's subsets.
+    variety_shares: each block's mean of the influences on the variance within classes, where that was measured.
     """
 
     values: dict[str, float]
@@ -463,6 +471,7 @@ class Metrics:
     sampled_images: int
     reference_images: int
     kid_subset_images: int
+    variety_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +507,8 @@ def result_from_dict(kind: str, data: dict[str, Any]) -> Result:
     data = dict(data)
     if kind in ("EvaluationSpec", "OneStepSpec"):
         data["shares"] = tuple(data["shares"])
+    if kind == "MetricsSpec":
+        data["variety_shares"] = tuple(data.get("variety_shares", ()))
     if kind == "ProbeSpec":
         data["blocks"] = tuple(tuple(block) for block in data["blocks"])
     if kind == "PopulationSpec":

@@ -15,7 +15,7 @@ from models.evaluate import Block, Generator, for_distance
 from models.features import DigitClassifier
 from models.frechet import Statistics
 from models.images import ImageSet
-from models.metrics import FeatureSample, report_metrics
+from models.metrics import FeatureSample, report_metrics, within_class_influence
 from models.schedule import GenerationSchedule
 
 SAMPLE_IMAGES = 10_000
@@ -91,6 +91,16 @@ def merged_metrics(names: Sequence[str], blocks: Sequence[MetricBlock], real_MD:
         torch.cat(labels) if labels else None,
         kid_subset_size=kid_subset_images(names, len(generated_ND), 0 if real_MD is None else len(real_MD)),
     )
+
+
+@torch.inference_mode()
+def variety_shares(blocks: Sequence[MetricBlock]) -> tuple[float, ...]:
+    """Each block's mean of ``within_class_influence``; nothing where blocks have no labels."""
+    labels = [block.labels_B for block in blocks if block.labels_B is not None]
+    if not labels:
+        return ()
+    influences = within_class_influence(torch.cat([block.features_BD for block in blocks]), torch.cat(labels))
+    return tuple(float(part.nanmean()) for part in influences.split([len(own) for own in labels]))
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Scores of generated images from their features: FID, Inception Score, KID, precision and recall, and their variety.
 
-N generated and M real images, D features, C classes. Names and values are torch-fidelity's: given the same features,
-``torch_fidelity.calculate_metrics`` reports the same keys with the same numbers. FID needs statistics alone; the others
-look at single images, so they take features that are kept, see ``FeatureSample``.
+N generated and M real images, D features, C classes. Names and values are torch-fidelity's, but for the variety, which
+is ours: given the same features, ``torch_fidelity.calculate_metrics`` reports the same keys with the same numbers. FID
+needs statistics alone; the others look at single images, so they take features that are kept, see ``FeatureSample``.
 """
 
 from collections.abc import Sequence
@@ -126,20 +126,31 @@ def _share_inside(points: Tensor, manifold: Tensor, neighbours: int, rows: int) 
     return inside / len(points)
 
 
-def within_class_variance(generated_ND: Tensor, labels_N: Tensor) -> float:
-    """Variance of the features within a class, summed over dimensions, in the mean over classes of two images or more.
+def within_class_influence(generated_ND: Tensor, labels_N: Tensor) -> Tensor:
+    """Each image's part in the variance of the features within a class, summed over dimensions: float64 [N].
 
-    It tells whether a class is painted in many ways: a Frechet distance can fall while every class becomes one picture.
-    Equal to half the mean squared distance of two images of a class. Recall is a worse sign, as single odd images make
-    it large (docs/results.md). Raises ValueError where no class has two images.
+    n / (n - 1) times the squared distance to the mean of the n images of its class; nan where it is the only one. The
+    mean over images is the variance, half the mean squared distance of two images of a class, and their spread gives
+    its error. It tells whether a class is painted in many ways: a Frechet distance can fall while every class becomes
+    one picture. Recall tells less of that, as single odd images make it large (docs/results.md).
     """
     rows_ND = generated_ND.to(torch.float64)
-    variances = [
-        rows_ND[labels_N == label].var(dim=0).sum() for label in labels_N.unique() if (labels_N == label).sum() > 1
-    ]
-    if not variances:
-        raise ValueError(f"a variance within classes needs two images of one, got {len(labels_N)} of as many classes")
-    return float(torch.stack(variances).mean())
+    found_N = torch.full((len(rows_ND),), torch.nan, dtype=torch.float64)
+    for label in labels_N.unique():
+        own = labels_N == label
+        count = int(own.sum())
+        if count > 1:
+            gaps = rows_ND[own] - rows_ND[own].mean(dim=0)
+            found_N[own] = count / (count - 1) * (gaps * gaps).sum(dim=1)
+    return found_N
+
+
+def within_class_variance(generated_ND: Tensor, labels_N: Tensor) -> float:
+    """The mean of ``within_class_influence``. Raises ValueError where no class has two images."""
+    variance = float(within_class_influence(generated_ND, labels_N).nanmean())
+    if variance != variance:
+        raise ValueError(f"a variance within classes needs two images of one; there are {len(labels_N)} classes")
+    return variance
 
 
 def frechet_distance(generated: Statistics, reference: Reference) -> dict[str, float]:

@@ -226,8 +226,7 @@ def test_a_simulated_study_counts_them_beside_the_search():
     assert asked.asked == plain.asked  # the held-out images serve both
     more = plan(tiny_recipe(phases=["schedule"], metrics=["kid"]), 1)
     less = plan(tiny_recipe(phases=["schedule"]), 1)
-    assert more.evaluations > less.evaluations
-    assert (more.images, more.forward_passes) == (less.images, less.forward_passes)
+    assert (more.evaluations, more.images, more.forward_passes) == (less.evaluations, less.images, less.forward_passes)
 
 
 @settings(deadline=None)
@@ -333,12 +332,12 @@ def with_variety(baseline, tuned):
     return {"metrics": {pair: {"values": {"within_class_variance": value}} for pair, value in values.items()}}
 
 
-@pytest.mark.parametrize(("baseline", "tuned", "is_said"), [(10.0, 8.9, True), (10.0, 9.1, False), (0.0, 0.0, False)])
+@pytest.mark.parametrize(("baseline", "tuned", "is_said"), [(10.0, 8.8, True), (10.0, 8.95, False), (0.0, 0.0, False)])
 def test_lost_variety_is_said(baseline, tuned, is_said):
     said = variety_line(with_variety(baseline, tuned))
     assert (said is not None) == is_said
     if is_said:
-        assert said.startswith("Variety within classes fell from 10 to 8.9: ")
+        assert said.startswith("Variety within classes fell from 10 to 8.8: ")
 
 
 @pytest.mark.parametrize(

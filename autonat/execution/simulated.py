@@ -88,7 +88,8 @@ class SimulatedLandscape:
             if "variety" in values:  # the same everywhere
                 del values["variety"]
                 values["within_class_variance"] = 1.0
-            return Metrics(values, spec.features.metric, spec.seed, spec.num_images, spec.num_images, 0, 0)
+            same = (1.0,) * spec.num_blocks
+            return Metrics(values, spec.features.metric, spec.seed, spec.num_images, spec.num_images, 0, 0, same)
         # The analyses look at networks, and here there are none.
         assert not isinstance(spec, OneStepSpec | FeatureChangeSpec)
         true = self.true_distance(spec.schedule, spec.training.mask_ratio)

@@ -11,7 +11,7 @@ from autonat.search.confirm import confirm
 from autonat.search.mask_ratio_search import search_mask_ratio
 from autonat.search.program import Ask, Laboratory, Pair, Phase, Program
 from autonat.search.schedule_search import tune_schedule
-from autonat.search.variety import Variety
+from autonat.search.variety import Variety, as_measured
 from autonat.seed_gap import seed_gap
 from autonat.specs import (
     CheckpointSpec,
@@ -37,9 +37,8 @@ def start_of(recipe: Recipe) -> tuple[Laboratory, Pair]:
     )
     baseline = Pair(_generator(recipe), recipe.schedule.build())
     if recipe.keep_variety is not None:
-        lab.variety = Variety(
-            recipe.keep_variety, lambda count: lab.evaluation(baseline, count, lab.seed_for("variety", count))
-        )
+        reference = lab.evaluation(baseline, recipe.held_out_images, lab.seed_for("variety"))
+        lab.variety = Variety(recipe.keep_variety, reference)
     return lab, baseline
 
 
@@ -123,7 +122,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
     gap = None
     if seen is not None:  # a distance of fewer images reads higher, so that it is compared with one of as many
         fresh = lab.evaluation(best, seen.num_images, lab.seed_for("held-out", "gap"))
-        gap = seed_gap(seen, (yield from lab.judge(report, [fresh]))[0])
+        gap = seed_gap(as_measured(seen), (yield from lab.evaluate(report, [fresh]))[0])
     return {
         "metric": lab.features.metric,
         "baseline": _report(evaluations[0]),
@@ -135,6 +134,7 @@ def alternate(recipe: Recipe) -> Program[dict[str, Any]]:
         "phases": accounts.as_data(),
         "rounds": rounds,
         "metrics": metrics,
+        "keep_variety": recipe.keep_variety,
         "front_left_out": sorted(set(recipe.front) - {pair.schedule.num_steps for pair, _ in front}),
         "front": [
             {

@@ -13,6 +13,7 @@ from autonat.search.confirm import DECISIVE, duel
 from autonat.search.coordinates import coordinates_of, schedule_at, to_value
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search_config import Descent
+from autonat.specs import paired_difference
 from models.probes import Probe
 from models.schedule import FAMILIES, GenerationSchedule, components
 
@@ -175,7 +176,7 @@ def descend(
     pair = safe = start
     width = _Width.of(settings)
     boldness = 1.0
-    # The gradient is of the distance alone: where variety counts too, its way is looked at once at least.
+    # The gradient is of the distance alone: where variety counts too, its way is looked at.
     every = settings.check_every or (settings.iterations if lab.variety is not None else 0)
     for iteration in range(settings.iterations):
         if not lab.has_budget():
@@ -216,7 +217,7 @@ def descend(
             address = (*seed_address, "check", iteration)
             change, error, _, _ = yield from duel(lab, phase.at("check"), safe, pair, images, address, looks=1)
             if change > DECISIVE * error:  # confirmed worse: back, and more gently
-                if lab.variety is not None:
+                if lab.variety is not None and lab.has_budget():
                     images = lab.whole_blocks(settings.images // 2)
                     safe = yield from _part_of_the_way(lab, phase.at("check"), safe, pair, images, address)
                 pair, way = safe, []
@@ -225,7 +226,7 @@ def descend(
                 boldness /= 2
             else:
                 safe = pair
-    if not way:  # what the last check sent back to has been found no worse than the start
+    if not way:  # what the last check sent back to
         return [safe]
     tail = way[len(way) // 2 :]
     mean = [math.fsum(column) / len(tail) for column in zip(*tail, strict=True)]
@@ -247,5 +248,8 @@ def _part_of_the_way(
         points.append([a if family == left else b for a, b, family in zip(here, there, families, strict=True)])
     pairs = [safe, *(replace(safe, schedule=schedule_at(point, safe.schedule)) for point in points)]
     seed = lab.seed_for(*address, "part of the way")
+    pairs = list(dict.fromkeys(pairs))  # with one step there are families without values
     judged = yield from lab.judge(phase, [lab.evaluation(pair, num_images, seed) for pair in pairs])
-    return pairs[min(range(len(pairs)), key=lambda index: (judged[index].value, index))]
+    best = min(range(len(pairs)), key=lambda index: (judged[index].value, index))
+    change, error = paired_difference(judged[best], judged[0])
+    return pairs[best] if change < -error else safe

@@ -8,6 +8,7 @@ from autonat.search.beta_points import BetaPoints
 from autonat.search.confirm import Verdict
 from autonat.search.from_scratch import adopt_from_scratch
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
+from autonat.search.variety import as_measured
 from autonat.search_config import BetaSearch
 from autonat.specs import Evaluation
 from models.mask_ratio import BetaMaskRatio
@@ -47,7 +48,7 @@ def search_mask_ratio(lab: Laboratory, phase: Phase, incumbent: Pair, settings: 
         {
             "mask_ratio": verdict.pair.mask_ratio,
             "schedule": verdict.pair.schedule,
-            "distance": verdict.evaluation.value,
+            "distance": as_measured(verdict.evaluation).value,
             "gain": verdict.gain,
             "gain_standard_error": verdict.gain_standard_error,
             "candidates": points.as_candidates(),

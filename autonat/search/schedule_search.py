@@ -9,6 +9,7 @@ from autonat.search.descent import descend
 from autonat.search.official import official_address, official_search
 from autonat.search.program import Decision, Laboratory, Pair, Phase, Program
 from autonat.search.spsa import spsa
+from autonat.search.variety import as_measured
 from autonat.search_config import (
     AnySearch,
     BlackBoxSearch,
@@ -40,8 +41,8 @@ def tune_schedule(lab: Laboratory, phase: Phase, start: Pair, settings: AnySearc
         {
             "schedule": verdict.pair.schedule,
             "mask_ratio": verdict.pair.mask_ratio,
-            "distance": verdict.evaluation.value,
-            "standard_error": verdict.evaluation.standard_error,
+            "distance": as_measured(verdict.evaluation).value,
+            "standard_error": as_measured(verdict.evaluation).standard_error,
             "gain": verdict.gain,
             "gain_standard_error": verdict.gain_standard_error,
             "spent_images": lab.spent_images,

@@ -337,7 +337,8 @@ class Store:
                 raise UserError(f"no study {name!r} in {self.url}")
             if row.state == "running" and is_driven(row, now):
                 raise UserError(f"study {name!r} is being run: stop it before deleting it")
-            mine = sorted(connection.scalars(_used_by(row.id)))
+            used = set(connection.scalars(_used_by(row.id)))
+            mine = sorted(used | _evaluations_of(connection, used))
             connection.execute(sa.delete(studies).where(studies.c.id == row.id))
             orphans = set(_orphans(connection)) & set(mine)
             if _running(connection, now):
@@ -414,7 +415,22 @@ def _orphans(connection: sa.Connection) -> list[str]:
     asked = sa.exists().where(journal.c.fingerprint == results.c.fingerprint)
     computed = sa.exists().where(tasks.c.fingerprint == results.c.fingerprint)
     wanted = sa.select(results.c.fingerprint).where(~asked, ~computed).order_by(results.c.fingerprint)
-    return list(connection.scalars(wanted))
+    orphans = list(connection.scalars(wanted))
+    if not orphans:
+        return []
+    every = set(connection.scalars(sa.select(results.c.fingerprint).where(results.c.kind == "MetricsSpec")))
+    kept = _evaluations_of(connection, every - set(orphans))
+    return [fingerprint for fingerprint in orphans if fingerprint not in kept]
+
+
+def _evaluations_of(connection: sa.Connection, fingerprints: set[str]) -> set[str]:
+    """The evaluations that recorded metrics among `fingerprints` carried: nobody was given a task for those."""
+    from autonat.specs import fingerprint_of_evaluation
+
+    metrics = sa.select(results.c.fingerprint, results.c.spec).where(results.c.kind == "MetricsSpec")
+    return {
+        fingerprint_of_evaluation(row.spec) for row in connection.execute(metrics) if row.fingerprint in fingerprints
+    }
 
 
 def _unfinished(connection: sa.Connection, fingerprints: list[str]) -> list[str]:
