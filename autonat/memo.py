@@ -50,9 +50,10 @@ from autonat.specs import (
     painted,
 )
 from autonat.storage.store import Store
+from models.evaluate import Block
 from models.feature_change import Change
 from models.frechet import Influence, Reference, Statistics, accumulate, merge_all, standard_error
-from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics, variety_shares
+from models.metric_blocks import MetricBlock, kid_subset_images, merged_metrics, of_kept_features, variety_shares
 from models.metrics import WITH_REAL_IMAGES
 from models.population import PerturbedBlock, ratio_columns, regress
 
@@ -334,9 +335,11 @@ class Memo:
             return replace(block, for_distance=None), kept
 
         def finish(spec: MetricsSpec, kept: list[tuple[MetricBlock, Statistics | None]], seconds: float) -> None:
-            blocks = [block for block, _ in kept]
+            painted = iter(kept)
+            found = [known[spec].get(block) or next(painted) for block in range(spec.num_blocks)]
+            blocks = [block for block, _ in found]
             if carries(spec):
-                self._finish_evaluation(spec.evaluation, [statistics for _, statistics in kept], seconds)
+                self._finish_evaluation(spec.evaluation, [statistics for _, statistics in found], seconds)
             rows_MD = real[spec]
             sampled = sum(len(block.features_BD) for block in blocks)
             compared = 0 if rows_MD is None else len(rows_MD)
@@ -352,10 +355,27 @@ class Memo:
             )
             self._record(spec, metrics, *((0.0, None, 0) if carries(spec) else (seconds,)))
 
+        known = {spec: self._kept_blocks(spec) if carries(spec) else {} for spec in specs}
         groups = [
-            (spec, [MetricsTask(spec, block, carries(spec)) for block in range(spec.num_blocks)]) for spec in specs
+            (spec, [MetricsTask(spec, block, carries(spec)) for block in range(spec.num_blocks) if block not in blocks])
+            for spec, blocks in known.items()
         ]
-        self._by_spec(groups, finish, keep)
+        self._by_spec([group for group in groups if group[1]], finish, keep)
+        for spec, tasks in groups:
+            if not tasks:  # cut off between its last block and its record
+                finish(spec, [], 0.0)
+
+    def _kept_blocks(self, spec: MetricsSpec) -> dict[int, tuple[MetricBlock, None]]:
+        """Blocks of a carried evaluation that were finished before it was cut off. Logits are not kept."""
+        if "isc" in spec.names:
+            return {}
+        name = fingerprint(spec.evaluation)
+        kept = {}
+        for index in self._partials.known(name):
+            block = Block(index, spec.num_blocks, spec.block_size, spec.seed)
+            features_BD = self._partials.read(name, index)
+            kept[index] = (of_kept_features(features_BD, spec.training.network.num_classes, block), None)
+        return kept
 
     def _real_images(self, spec: MetricsSpec) -> Tensor | None:
         """Features of single real images [M, D] for metrics that compare with them; None for others."""

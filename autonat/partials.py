@@ -1,8 +1,8 @@
 """Blocks of evaluations in wide features, on disk until the evaluation is whole.
 
 50,000 images of 2,048 features are 400 MB, and their blocks' covariances 16 GB: neither has to fit into memory. What is
-finished also survives a kill in the middle of an evaluation that takes an hour (not where further metrics look at the
-same images: their blocks are painted again).
+finished also survives a kill in the middle of an evaluation that takes an hour (not where an Inception Score is taken
+of the same images, whose logits are not kept: their blocks are painted again).
 """
 
 import shutil
@@ -52,7 +52,10 @@ class Partials:
     def blocks(self, fingerprint: str, count: int) -> Iterator[Tensor]:
         """All blocks in order, one in memory at a time."""
         for block in range(count):
-            yield torch.from_numpy(np.load(self._path(fingerprint, block), allow_pickle=False))
+            yield self.read(fingerprint, block)
+
+    def read(self, fingerprint: str, block: int) -> Tensor:
+        return torch.from_numpy(np.load(self._path(fingerprint, block), allow_pickle=False))
 
     def forget(self, fingerprint: str) -> None:
         shutil.rmtree(self._folder_of(fingerprint), ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.evaluate import Block, Generator, for_distance
+from models.evaluate import Block, Generator, for_distance, labels_of
 from models.features import DigitClassifier
 from models.frechet import Statistics
 from models.images import ImageSet
@@ -62,12 +62,23 @@ def metric_block(
         features_BD, logits_BC = features.features_and_logits(images)
     else:
         features_BD = features.features(images)
-    first = block.index * block.size
-    sampled = sampled_numbers(block.num_blocks * block.size, capacity)
-    rows = sampled[(sampled >= first) & (sampled < first + block.size)] - first
+    rows = _sampled_rows(block, capacity)
     sample_BD = features_BD[rows.to(features_BD.device)].cpu()
     labels_B = generator.labels(block)[rows.to(generator.device)].cpu() if "variety" in names else None
     return MetricBlock(sample_BD, logits_BC, for_distance(features_BD) if evaluates else None, labels_B)
+
+
+def of_kept_features(features_BD: Tensor, num_classes: int, block: Block, capacity: int = SAMPLE_IMAGES) -> MetricBlock:
+    """What ``metric_block`` found of a block, from its images' features; without logits."""
+    rows = _sampled_rows(block, capacity)
+    return MetricBlock(features_BD[rows], None, None, torch.from_numpy(labels_of(num_classes, block))[rows])
+
+
+def _sampled_rows(block: Block, capacity: int) -> Tensor:
+    """Which of a block's images are in the sample of all blocks' images."""
+    first = block.index * block.size
+    sampled = sampled_numbers(block.num_blocks * block.size, capacity)
+    return sampled[(sampled >= first) & (sampled < first + block.size)] - first
 
 
 def kid_subset_images(names: Sequence[str], num_generated: int, num_real: int) -> int:

@@ -133,6 +133,39 @@ def test_asked_for_at_once_the_images_are_painted_once(measured, tmp_path, monke
     assert memo.computed["EvaluationSpec"] == 1
 
 
+@pytest.mark.parametrize("names", [("kid", "variety"), ("variety",)])
+def test_wide_blocks_that_were_painted_before_a_kill_are_not_painted_again(tmp_path, monkeypatch, names):
+    monkeypatch.setattr(models.evaluate, "WIDE_FEATURES", 1)
+    spec, painted = metrics_spec(names=names, num_images=100), []
+    whole = Store.open(str(tmp_path / "whole.db"))
+    expected = Memo(whole, InProcessExecutor(whole.artifacts.address)).fulfil([spec.evaluation, spec])
+    perform = Worker.perform
+
+    def interrupted(self, task):
+        if isinstance(task, MetricsTask):
+            if len(painted) == 3:
+                raise KeyboardInterrupt
+            painted.append(task.block)
+        return perform(self, task)
+
+    store = Store.open(str(tmp_path / "killed.db"))
+    memo = Memo(store, InProcessExecutor(store.artifacts.address))
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "perform", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memo.fulfil([spec.evaluation, spec])
+    later = []
+
+    def counted(self, task):
+        later.extend([task.block] if isinstance(task, MetricsTask) else [])
+        return perform(self, task)
+
+    monkeypatch.setattr(Worker, "perform", counted)
+    found = Memo(store, InProcessExecutor(store.artifacts.address)).fulfil([spec.evaluation, spec])
+    assert (painted, later) == ([0, 1, 2], [3, 4])
+    assert found == expected
+
+
 def test_other_images_and_other_metrics_are_other_results():
     specs = [metrics_spec(), metrics_spec(seed=4), metrics_spec(names=("kid",)), metrics_spec(num_images=80)]
     assert len({fingerprint(spec) for spec in specs}) == len(specs)
