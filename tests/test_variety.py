@@ -19,10 +19,12 @@ from autonat.memo import Memo
 from autonat.orchestrator import run_program
 from autonat.plan import plan
 from autonat.search.alternation import alternate, start_of
+from autonat.search.black_box import black_box
 from autonat.search.schedule_search import tune_schedule
 from autonat.search.variety import KEY, LACKING, NAMES, Counted, Variety, as_measured
 from autonat.search_config import BetaSearch, SPSASearch, StagedSearch, WarmStart
 from autonat.specs import (
+    EvaluationSpec,
     Metrics,
     MetricsSpec,
     canonical_json,
@@ -106,6 +108,21 @@ def test_without_it_the_same_search_loses_its_variety():
     ends = [searched(BOTH, None, seed)[1][0] for seed in range(3)]
     assert max(ends) < 20
     assert min(searched(BOTH, 0.5, seed)[1][0] for seed in range(3)) > 25
+
+
+def test_only_a_search_that_keeps_variety_looks_far():
+    """In the family and on all values: some of its guidance is stronger than the others' box allows."""
+    for space, near in (("family", 2.5), ("values", 4.0)):
+        strongest = []
+        for keep in (None, 0.5):
+            lab, start = start_of(tiny_recipe(keep_variety=keep))
+            lab.block_size = 20
+            landscape = Collapsing(GREEDY)
+            random = WarmStart(sampler="random", space=space, trials=60, images=40)
+            run_program(black_box(lab, PHASE, start, random, ("test",)), landscape)
+            tried = [spec.schedule for spec in landscape.fulfilled if isinstance(spec, EvaluationSpec)]
+            strongest.append(max(max(schedule.guidance_scales) for schedule in tried))
+        assert near * 0.8 < strongest[0] <= near + 1e-9 < 6 < strongest[1] <= 8 + 1e-9
 
 
 def judged(found, least, share=0.5):

@@ -19,7 +19,7 @@ def black_box(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = _space(start, settings)
+    space = _space(start, settings, far=lab.variety is not None)
     study = optuna.create_study(sampler=_sampler(settings, lab.seed_for(*address, "sampler") % 2**32))
     study.enqueue_trial(space.start)
     seed = lab.seed_for(*address, "warm start")
@@ -39,10 +39,10 @@ def black_box(
     return [pair for _, _, pair in sorted(found, key=lambda entry: entry[:2])[: settings.keep]]
 
 
-def _space(start: Pair, settings: WarmStart) -> Space:
+def _space(start: Pair, settings: WarmStart, *, far: bool) -> Space:
     if settings.space == "family":
-        return family_space(start.schedule, settings.ratio_shape)
-    return full_space(start.schedule)
+        return family_space(start.schedule, settings.ratio_shape, far=far)
+    return full_space(start.schedule, far=far)
 
 
 def _sampler(settings: WarmStart, seed: int) -> Any:

@@ -17,20 +17,33 @@ BETA_PARAMETERS: dict[str, tuple[float, float]] = {"ratio_alpha": (0.3, 5.0), "r
 BETA_CENTRE: dict[str, float] = {"ratio_alpha": 1.7, "ratio_beta": 1.0}
 POWERS = ("ratio_time_power", "ratio_power")
 
-# The box that is searched, in coordinates: strong guidance goes with tokens drawn at a high temperature.
-SAMPLING_BOX = (to_coordinate("sampling_temperatures", 0.1), to_coordinate("sampling_temperatures", 4.0))
-CHOICE_BOX = (0.0, 5.0)
-GUIDANCE_BOX = (to_coordinate("guidance_scales", -0.3), to_coordinate("guidance_scales", 8.0))
-PARAMETERS: dict[str, tuple[float, float]] = {
-    "ratio_time_power": (0.3, 2.0),
-    "ratio_power": (0.4, 3.0),
-    "sampling_temperature_first": SAMPLING_BOX,
-    "sampling_temperature_last": SAMPLING_BOX,
-    "choice_temperature_first": CHOICE_BOX,
-    "choice_temperature_last": CHOICE_BOX,
-    "guidance_first": GUIDANCE_BOX,
-    "guidance_last": GUIDANCE_BOX,
-}
+Box = dict[str, tuple[float, float]]
+
+
+def box_of(family: str, low: float, high: float) -> tuple[float, float]:
+    """A range of a family's values in its coordinate."""
+    return to_coordinate(family, low), to_coordinate(family, high)
+
+
+def _parameters(sampling_temperatures: tuple[float, float], guidance_scales: tuple[float, float]) -> Box:
+    sampling = box_of("sampling_temperatures", *sampling_temperatures)
+    guidance = box_of("guidance_scales", *guidance_scales)
+    return {
+        "ratio_time_power": (0.3, 2.0),
+        "ratio_power": (0.4, 3.0),
+        "sampling_temperature_first": sampling,
+        "sampling_temperature_last": sampling,
+        "choice_temperature_first": (0.0, 5.0),
+        "choice_temperature_last": (0.0, 5.0),
+        "guidance_first": guidance,
+        "guidance_last": guidance,
+    }
+
+
+# What is searched, in coordinates. Far out, strong guidance with tokens drawn at high temperatures can be worth much,
+# and can make one picture of a class: only searches that keep variety go there.
+PARAMETERS = _parameters((0.4, 1.6), (-0.3, 2.5))
+FAR_PARAMETERS = _parameters((0.1, 4.0), (-0.3, 8.0))
 
 # Near AutoNAT's initial strategy: cosine ratios, temperature 1, choice noise that fades, guidance that grows.
 CENTRE: dict[str, float] = {
@@ -46,10 +59,10 @@ CENTRE: dict[str, float] = {
 
 
 def parameters_of(table: dict, ratio_shape: RatioShape) -> dict:
-    """PARAMETERS or CENTRE for a shape of the mask ratios."""
+    """PARAMETERS, FAR_PARAMETERS or CENTRE for a shape of the mask ratios."""
     if ratio_shape == "cosine_power":
         return dict(table)
-    beta: dict = BETA_PARAMETERS if table is PARAMETERS else BETA_CENTRE
+    beta: dict = BETA_CENTRE if table is CENTRE else BETA_PARAMETERS
     return {**beta, **{name: value for name, value in table.items() if name not in POWERS}}
 
 
