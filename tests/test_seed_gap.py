@@ -22,9 +22,12 @@ PHASE = Phase("test", 0)
 
 
 class LuckySeed(SimulatedLandscape):
-    """On the first seed that is asked for, schedules with much guidance at first seem better by 3."""
+    """Schedules with much guidance at first are worse by 1, and on the first seed that is asked for seem better by 3."""
 
     seed = None
+
+    def true_distance(self, schedule, mask_ratio):
+        return super().true_distance(schedule, mask_ratio) + (schedule.guidance_scales[0] > 1.0)
 
     def _answer(self, spec):
         self.seed = spec.seed if self.seed is None else self.seed
@@ -145,7 +148,9 @@ def test_further_descents_get_nearer_and_end_by_themselves():
 
     far = maskgit_cosine(3)
     (once, few), (often, many) = tuned(1, far), tuned(20, far)
-    assert often < once - 0.05
+    lowest = SimulatedLandscape(OPTIMUM).true_distance(OPTIMUM, tiny_recipe().mask_ratio)
+    assert once > lowest + 0.02
+    assert often < lowest + 0.1 * (once - lowest)
     assert many > 2 * few
     # From the optimum nothing gains, whatever the recipe allows.
     assert tuned(200, OPTIMUM)[1] < 40 * few
