@@ -22,7 +22,7 @@ PHASE = Phase("test", 0)
 
 
 class LuckySeed(SimulatedLandscape):
-    """Schedules with much guidance at first are worse by 1, and on the first seed that is asked for seem better by 3."""
+    """Schedules with much guidance at first are worse by 1 and seem better by 3 on the first seed that is asked for."""
 
     seed = None
 
